@@ -1,0 +1,22 @@
+"""Fixtures that every part shares: the real broker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from service.demo.broker import KafkaNode, available
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[KafkaNode]:
+    """One broker for the whole run. Skips where Java or Maven is missing; where `CI=true` that is a failure."""
+    missing = available()
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+    with KafkaNode() as node:
+        yield node
