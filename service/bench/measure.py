@@ -1,0 +1,112 @@
+"""Throughput of a program from topic to topic, by what its group has committed: the same for penstock and its peers."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.errors import OffsetsPending, PenstockError
+from service.transport.interface import Membership, Partition, Transport
+
+_PERIOD = 0.05  # seconds between two looks at the committed offsets; an epoch lasts twice as long
+_LOG_TAIL = 20  # lines shown of a program that ended before its time
+_STOP_TIMEOUT = 30.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many input records a group had committed at a moment, in seconds of a monotonic clock."""
+
+    seconds: float
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Committed records between the first commit that was seen and the last; the start before it does not count."""
+
+    records: int
+    seconds: float
+    startup: float
+
+    @property
+    def records_per_second(self) -> float:
+        return self.records / self.seconds
+
+
+def throughput(started: float, progress: Sequence[Progress]) -> Throughput:
+    """Raises `ValueError` unless the progress shows two commits."""
+    moves = [
+        now for before, now in zip([Progress(started, 0), *progress], progress, strict=False) if now.records > before.records
+    ]
+    if len(moves) < 2:
+        raise ValueError(f"{len(moves)} commits were seen, and a rate takes two: give it more records")
+    first, last = moves[0], moves[-1]
+    return Throughput(last.records - first.records, last.seconds - first.seconds, first.seconds - started)
+
+
+def watch(transport: Transport, group: str, topic: str, total: int, program: Program, timeout: float) -> list[Progress]:
+    """The group's progress until it has committed `total` records of `topic`.
+
+    Raises `PenstockError` when the program ends before, or makes no progress for `timeout` seconds.
+    """
+    reader = transport.reader()
+    count = reader.partitions(topic, timeout)
+    reader.close()
+    partitions = [Partition(topic, partition) for partition in range(count or 0)]
+    source = transport.source(Membership(group, "bench", static=False))
+    progress: list[Progress] = []
+    moved = time.monotonic()
+    try:
+        while not progress or progress[-1].records < total:
+            program.expect_running()
+            try:
+                committed = source.committed(partitions, timeout=1.0)
+            except OffsetsPending:
+                continue
+            now = time.monotonic()
+            records = sum(entry.offset for entry in committed.values() if entry is not None)
+            if not progress or records > progress[-1].records:
+                moved = now
+            elif now - moved > timeout:
+                raise PenstockError(f"{program.name} made no progress for {timeout:.0f} s, at {records} of {total} records")
+            progress.append(Progress(now, records))
+            time.sleep(_PERIOD)
+    finally:
+        source.close()
+    return progress
+
+
+@dataclass(slots=True)
+class Program:
+    """A program under measurement: its process and what it prints."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def expect_running(self) -> None:
+        code = self.process.poll()
+        if code is not None:
+            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL:])
+            raise PenstockError(f"{self.name} ended with {code} before its input; the end of what it printed:\n{tail}")
+
+
+@contextmanager
+def running(name: str, command: Sequence[str | Path], log: Path) -> Iterator[Program]:
+    """The program in a process of its own, stopped by SIGTERM at the end as an operator would."""
+    with open(log, "wb") as out:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        yield Program(name, process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
