@@ -9,6 +9,9 @@ HELM_VERSION := v3.22.0
 HELM := $(PENSTOCK_CACHE)/bin/helm-$(HELM_VERSION)
 ARGS ?=
 
+# Trust what the machine trusts, a company's own authority included, as pip does.
+export UV_SYSTEM_CERTS ?= true
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format bench lock helm-tool clean
 
