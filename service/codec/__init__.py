@@ -1,0 +1,21 @@
+"""Bytes to chunks, predictions to bytes: JSON, Avro and raw records, and what makes a record poison."""
+
+from service.codec.chunks import Limits
+from service.codec.factory import RecordFormat, decoder, encoder
+from service.codec.interface import Chunks, Decoder, Encoder, Prediction, Predictions, Reason, Refusal
+from service.codec.schemas import load_schema
+
+__all__ = [
+    "Chunks",
+    "Decoder",
+    "Encoder",
+    "Limits",
+    "Prediction",
+    "Predictions",
+    "Reason",
+    "RecordFormat",
+    "Refusal",
+    "decoder",
+    "encoder",
+    "load_schema",
+]

@@ -64,9 +64,7 @@ class Decoder(Protocol):
     def fingerprint(self) -> str:
         """Whatever decides how bytes become samples (format, channels, rate, limits), as a short stable string."""
 
-    def decode(
-        self, keys: Sequence[bytes | None], values: Sequence[bytes | None], timestamps: Sequence[int]
-    ) -> Chunks: ...
+    def decode(self, keys: Sequence[bytes | None], values: Sequence[bytes | None], timestamps: Sequence[int]) -> Chunks: ...
 
 
 @dataclass(slots=True)
