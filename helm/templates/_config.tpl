@@ -1,5 +1,5 @@
-{{- /* What would fail in the pod is better said here: text that is no YAML, or a name that everything else depends on. */ -}}
-{{- define "penstock.config" -}}
+{{- /* The configuration as Helm reads it. What would fail in the pods is better said here. */ -}}
+{{- define "penstock.parsed" -}}
 {{- $config := .Values.config | fromYaml -}}
 {{- if $config.Error -}}
 {{- fail (printf "config is not YAML: %s" $config.Error) -}}
@@ -9,5 +9,8 @@
 {{- fail (printf "config has no `%s`: give penstock's configuration file, --set-file config=FILE" .) -}}
 {{- end -}}
 {{- end -}}
-{{- .Values.config | trim -}}
+{{- if not (contains "${HOSTNAME" ($config.instance | default "")) -}}
+{{- fail "config needs `instance: ${HOSTNAME}`: each pod takes its name from it, and pods of one name would fence one another" -}}
+{{- end -}}
+{{- $config | toJson -}}
 {{- end -}}

@@ -88,6 +88,17 @@ def test_the_network_is_closed_but_for_name_resolution_and_kafka(objects: Object
     assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 9092}
 
 
+def test_metrics_are_reachable_where_the_configuration_serves_them(helm: str, root: Path, tmp_path: Path) -> None:
+    served = tmp_path / "served.yaml"
+    served.write_text((root / "service" / "demo" / "pumps.yaml").read_text() + "metrics: {port: 9090, host: 0.0.0.0}\n")
+    prometheus = "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring"
+    rendered = render(helm, root, "--set-file", f"config={served}", "--set", prometheus)
+    (container,) = rendered["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+    assert container["ports"] == [{"name": "metrics", "containerPort": 9090}]
+    (rule,) = rendered["NetworkPolicy"]["spec"]["ingress"]
+    assert [port["port"] for port in rule["ports"]] == ["metrics"]
+
+
 def test_selectors_find_the_pods(objects: Objects) -> None:
     labels = objects["StatefulSet"]["spec"]["template"]["metadata"]["labels"]
     selectors = [
@@ -134,3 +145,11 @@ def test_a_wrong_value_is_refused_by_name(helm: str, root: Path, option: str, co
     done = call(helm, "template", "pumps", root / "helm", "--kube-version", KUBERNETES, "--set", option)
     assert done.returncode != 0
     assert complaint in done.stderr
+
+
+def test_pods_of_one_name_are_refused(helm: str, root: Path, tmp_path: Path) -> None:
+    fixed = tmp_path / "fixed.yaml"
+    fixed.write_text((root / "service" / "demo" / "pumps.yaml").read_text().replace("${HOSTNAME:-local}", "one"))
+    done = call(helm, "template", "pumps", root / "helm", "--kube-version", KUBERNETES, "--set-file", f"config={fixed}")
+    assert done.returncode != 0
+    assert "config needs `instance: ${HOSTNAME}`" in done.stderr
