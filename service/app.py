@@ -1,0 +1,136 @@
+"""The composition root: from a configuration to a worker, an audit, a set of topics."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from service import model
+from service.codec import decoder, encoder
+from service.codec.interface import Decoder, Encoder
+from service.config import Config
+from service.epoch import Topics
+from service.errors import OperatorActionRequired
+from service.observe.metrics import Metrics
+from service.restore import RestorePolicy
+from service.scheduler import Scheduler
+from service.state import SnapshotPolicy, Streams
+from service.streaming import Program
+from service.transport.interface import Membership, TopicDescription, Transport
+from service.worker import Worker, WorkerSettings
+
+
+@dataclass(frozen=True)
+class Application:
+    """One application as its configuration describes it. Making it touches no broker."""
+
+    config: Config
+    module: nn.Sequential
+    program: Program
+    decoder: Decoder
+    encoder: Encoder
+
+    @classmethod
+    def from_config(cls, config: Config) -> Application:
+        """Raises `ConfigurationError` or `NotStreamable`."""
+        module = model.build(config)
+        return cls(config, module, model.program(config, module), decoder(config), encoder(config))
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything that decides which bits a record leads to, on this machine."""
+        return hashlib.sha256(f"{self.program.fingerprint}|{self.decoder.fingerprint}".encode()).hexdigest()[:16]
+
+    @property
+    def topics(self) -> Topics:
+        config = self.config
+        return Topics(config.output.topic, config.dead_letters.topic, config.snapshot_topic)
+
+    @property
+    def membership(self) -> Membership:
+        group = self.config.group
+        return Membership(self.config.app, self.config.instance, group.static, group.session_timeout)
+
+    def worker(
+        self,
+        transport: Transport,
+        metrics: Metrics | None = None,
+        accept_fingerprint: bool = False,
+        clock: Callable[[], float] | None = None,
+    ) -> Worker:
+        """Checks the topics (raises `OperatorActionRequired`) and makes the loop, not yet connected to its group."""
+        config = self.config
+        partitions = check_topics(config, transport)
+        streams = Streams(self.program, config.state.slots, model.device(config))
+        settings = WorkerSettings(
+            input=config.input.topic,
+            topics=self.topics,
+            membership=self.membership,
+            transactional_id=config.transactional_id,
+            partitions=partitions,
+            commit_interval=config.commit.interval,
+            transaction_timeout=config.commit.transaction_timeout,
+            max_records=config.poll.max_records,
+        )
+        return Worker(
+            settings,
+            transport,
+            Scheduler(self.decoder, streams),
+            streams,
+            self.encoder,
+            SnapshotPolicy(config.state.snapshot_every, config.state.replay_records),
+            RestorePolicy(config.snapshot_topic, self.fingerprint, accept_fingerprint),
+            metrics or Metrics(),
+            **({"clock": clock} if clock else {}),
+        )
+
+    def run(self, transport: Transport, stop: threading.Event, accept_fingerprint: bool = False) -> None:
+        self.worker(transport, accept_fingerprint=accept_fingerprint).run(stop)
+
+
+def required_topics(config: Config, partitions: int) -> list[TopicDescription]:
+    """The topics that an application needs; outputs and snapshots have as many partitions as the input."""
+    compacted = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"}
+    return [
+        TopicDescription(config.input.topic, partitions),
+        TopicDescription(config.output.topic, partitions),
+        TopicDescription(config.dead_letters.topic, 1),
+        TopicDescription(config.snapshot_topic, partitions, compacted),
+    ]
+
+
+def topic_problems(
+    config: Config, transport: Transport, timeout: float = 10.0
+) -> tuple[int, list[str], list[TopicDescription]]:
+    """The input's partition count (0 where there is no input), what is wrong, and what is missing."""
+    wanted = required_topics(config, partitions=1)
+    found = transport.admin().describe([topic.name for topic in wanted], timeout)
+    source = found[config.input.topic]
+    partitions = source.partitions if source else 0
+    wanted = required_topics(config, partitions or 1)
+    missing = [topic for topic in wanted if found[topic.name] is None]
+    problems = [f"{topic.name} does not exist" for topic in missing]
+    snapshots = found[config.snapshot_topic]
+    if source and snapshots and snapshots.partitions != partitions:
+        problems.append(
+            f"{snapshots.name} has {snapshots.partitions} partitions, but {source.name} has {partitions}; they must be the same"
+        )
+    policy = snapshots.config.get("cleanup.policy") if snapshots else None
+    if snapshots and policy not in (None, "compact"):
+        problems.append(f"{snapshots.name} has cleanup.policy={policy}; it must be exactly compact, or snapshots get lost")
+    return partitions, problems, missing
+
+
+def check_topics(config: Config, transport: Transport) -> int:
+    """The input's partition count. Raises `OperatorActionRequired` where a topic is missing or wrong."""
+    partitions, problems, missing = topic_problems(config, transport)
+    if problems:
+        way_out = (
+            "penstock topics CONFIG --create makes what is missing" if missing else "mend the topics before the next start"
+        )
+        raise OperatorActionRequired(f"{'; '.join(problems)}. {way_out[0].upper()}{way_out[1:]}.")
+    return partitions

@@ -1,0 +1,82 @@
+"""What was offered: input records told apart into streams, by the plainest reading of the rules, record after record.
+
+Deliberately shares nothing with the scheduler: this is the other opinion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float32
+
+from service.codec.interface import Chunks
+from service.transport.interface import RecordBatch
+
+
+@dataclass(slots=True)
+class Fed:
+    """One record's part in a stream: `samples` fed at frame `first`; `ends` where it ended the stream."""
+
+    offset: int
+    first: int
+    time: float
+    samples: Float32[np.ndarray, "n C"]
+    ends: bool = False
+
+
+@dataclass(slots=True)
+class OfferedStream:
+    """One life of a key. `whole` is False where the log no longer shows that it begins with its first record."""
+
+    partition: int
+    key: str
+    stream: int
+    rate: float
+    whole: bool
+    records: list[Fed] = field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        return sum(len(record.samples) for record in self.records)
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.records) and self.records[-1].ends
+
+    def samples(self) -> Float32[np.ndarray, "n C"]:
+        return np.concatenate([record.samples for record in self.records])
+
+
+def streams(partition: int, batches: Iterable[tuple[RecordBatch, Chunks]], begins_at: int) -> list[OfferedStream]:
+    """The streams of one partition in order of their first records. The log begins at offset `begins_at`."""
+    present: dict[bytes, OfferedStream] = {}
+    seen: set[bytes] = set()
+    offered: list[OfferedStream] = []
+    for batch, chunks in batches:
+        position = 0
+        for row, offset in enumerate(batch.offsets):
+            length = int(chunks.lengths[row])
+            samples = chunks.samples[position : position + length]
+            position += length
+            key = batch.keys[row]
+            if row in chunks.refused or key is None:
+                continue
+            stream = present.get(key)
+            rate = float(chunks.rates[row])
+            if stream is not None and (chunks.ends[row] or stream.rate != rate):
+                stream.records.append(Fed(offset, stream.frames, np.nan, samples[:0], ends=True))
+                del present[key]
+                stream = None
+            if chunks.ends[row]:
+                seen.add(key)
+                continue
+            if stream is None:
+                label = key.decode("utf-8", "backslashreplace")
+                stream = OfferedStream(partition, label, offset, rate, whole=begins_at == 0 or key in seen)
+                present[key] = stream
+                offered.append(stream)
+            seen.add(key)
+            stream.records.append(Fed(offset, stream.frames, float(chunks.times[row]), samples))
+    return offered

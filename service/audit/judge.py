@@ -1,0 +1,168 @@
+"""The verdict: a pure function over what was offered and what was published."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float32
+
+from service.audit.history import OfferedStream
+from service.codec.interface import Prediction
+
+RELATIVE = 1e-5
+"""How far a prediction may be from the plain module, relative to the largest output of its stream (float32)."""
+
+Identity = tuple[int, str, int, int]
+
+
+class Oracle(Protocol):
+    """Both opinions of one stream's outputs, and its timeline. Outputs are `[ready, C_out]`."""
+
+    @property
+    def decimation(self) -> int: ...
+
+    def ready(self, frames: int) -> int: ...
+
+    def total(self, frames: int) -> int | None:
+        """Outputs of a stream that ends at `frames`; None where the module raises at that length."""
+
+    def offline(self, stream: OfferedStream) -> Float32[np.ndarray, "M C_out"]: ...
+
+    def streamed(self, streams: Sequence[OfferedStream]) -> list[Float32[np.ndarray, "M C_out"]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """Counts are of prediction records. `bit_equal` compares with a fresh program, `max_abs_difference` with the module."""
+
+    records: int
+    streams: int
+    expected: int
+    missing: int
+    duplicates: int
+    unexpected: int
+    out_of_order: int
+    unjudged: int
+    max_abs_difference: float
+    within_tolerance: bool
+    bit_equal: bool
+    examples: tuple[str, ...] = ()
+
+    def passed(self, exact: bool) -> bool:
+        """With `exact` numerics, the same bits are part of the promise."""
+        wrong = self.missing + self.duplicates + self.unexpected + self.out_of_order
+        return wrong == 0 and self.within_tolerance and (self.bit_equal or not exact)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    length: int
+    offset: int
+    time: float
+
+
+def judge(offered: Sequence[OfferedStream], published: Sequence[Prediction], oracle: Oracle, group: int = 64) -> AuditReport:
+    """Match predictions by input partition, key, stream and index; then compare values, `group` streams at a time.
+
+    `published` holds the predictions of each output partition in log order. A stream whose beginning the log no longer holds
+    is not judged, nor are its predictions.
+    """
+    begun = {(prediction.partition, prediction.key, prediction.stream) for prediction in published}
+    whole = [stream for stream in offered if stream.whole or (stream.partition, stream.key, stream.stream) in begun]
+    cut = {(stream.partition, stream.key): stream.stream for stream in reversed(offered) if not stream.whole}
+    expected: dict[Identity, _Expected] = {}
+    for stream in whole:
+        for index, wanted in _expected(stream, oracle):
+            expected[stream.partition, stream.key, stream.stream, index] = wanted
+    count: Counter[Identity] = Counter()
+    unexpected, examples = 0, []
+    outputs: dict[Identity, Float32[np.ndarray, "m C_out"]] = {}
+    for prediction in published:
+        identity = (prediction.partition, prediction.key, prediction.stream, prediction.index)
+        if prediction.stream < cut.get(identity[:2], 0):
+            continue  # of a stream whose beginning the log no longer holds
+        fits = expected.get(identity)
+        if fits is None or (fits.length, fits.offset) != (len(prediction.y), prediction.offset) or _apart(fits, prediction):
+            unexpected += 1
+            examples.append(f"unexpected: {identity} completed by offset {prediction.offset}, {len(prediction.y)} outputs")
+            continue
+        count[identity] += 1
+        outputs[identity] = prediction.y
+    absent = [identity for identity in expected if identity not in count]
+    examples += [f"missing: {identity}" for identity in absent[:5]]
+    examples += [f"duplicate: {identity} {times} times" for identity, times in count.items() if times > 1][:5]
+    worst, within, equal = _values(whole, outputs, oracle, group)
+    return AuditReport(
+        records=sum(len(stream.records) for stream in offered),
+        streams=len(offered),
+        expected=len(expected),
+        missing=len(absent),
+        duplicates=sum(times - 1 for times in count.values()),
+        unexpected=unexpected,
+        out_of_order=_out_of_order(published),
+        unjudged=len(offered) - len(whole),
+        max_abs_difference=worst,
+        within_tolerance=within,
+        bit_equal=equal,
+        examples=tuple(examples[:15]),
+    )
+
+
+def _expected(stream: OfferedStream, oracle: Oracle) -> Iterator[tuple[int, _Expected]]:
+    time, start = np.nan, 0
+    for record in stream.records:
+        last = record.first + len(record.samples)
+        if len(record.samples):
+            time, start = record.time, record.first
+        begin, end = oracle.ready(record.first), oracle.ready(last)
+        if record.ends:
+            end = max(end, oracle.total(last) or 0)
+        if end > begin:
+            at = time + (begin * oracle.decimation - start) * 1000.0 / stream.rate
+            yield begin, _Expected(end - begin, record.offset, at)
+
+
+def _apart(expected: _Expected, prediction: Prediction) -> bool:
+    return abs(expected.time - prediction.t) > 1e-3
+
+
+def _out_of_order(published: Sequence[Prediction]) -> int:
+    latest: dict[tuple[int, str], tuple[int, int, int]] = {}
+    wrong = 0
+    for prediction in published:
+        key = (prediction.partition, prediction.key)
+        at = (prediction.offset, prediction.stream, prediction.index)
+        wrong += at < latest.get(key, at)
+        latest[key] = max(at, latest.get(key, at))
+    return wrong
+
+
+def _values(
+    streams: Sequence[OfferedStream], outputs: dict[Identity, Float32[np.ndarray, "m C_out"]], oracle: Oracle, group: int
+) -> tuple[float, bool, bool]:
+    worst, within, equal = 0.0, True, True
+    seen: dict[tuple[int, str, int], list[tuple[int, Float32[np.ndarray, "m C_out"]]]] = {}
+    for (partition, key, stream, index), y in outputs.items():
+        seen.setdefault((partition, key, stream), []).append((index, y))
+    judged = [stream for stream in streams if (stream.partition, stream.key, stream.stream) in seen]
+    for begin in range(0, len(judged), group):
+        members = judged[begin : begin + group]
+        for stream, fresh in zip(members, oracle.streamed(members), strict=True):
+            truth = oracle.offline(stream)
+            bound = RELATIVE * float(np.nanmax(np.abs(truth), initial=0.0))
+            for index, y in seen[stream.partition, stream.key, stream.stream]:
+                with np.errstate(invalid="ignore"):
+                    difference = np.abs(truth[index : index + len(y)].astype(np.float64) - y)
+                difference[np.isnan(y) & np.isnan(truth[index : index + len(y)])] = 0.0
+                apart = float(difference.max(initial=0.0))
+                worst = max(worst, apart) if apart == apart else float("nan")
+                within = within and apart <= max(bound, 1e-12)
+                equal = equal and fresh[index : index + len(y)].tobytes() == np.ascontiguousarray(y).tobytes()
+    return worst, within, equal

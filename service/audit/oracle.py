@@ -1,0 +1,57 @@
+"""Both opinions on a stream: the plain module offline on the whole signal, and a fresh program fed the whole signal at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import nn
+
+from service.audit.history import OfferedStream
+from service.streaming import Program, Ragged
+
+
+class ModuleOracle:
+    """`Oracle` of an application's module and program."""
+
+    def __init__(self, module: nn.Module, program: Program, device: str) -> None:
+        self._module = module.to(device)
+        self._program = program
+        self._device = torch.device(device)
+
+    @property
+    def decimation(self) -> int:
+        return self._program.decimation
+
+    def ready(self, frames: int) -> int:
+        return int(self._program.ready(frames))
+
+    def total(self, frames: int) -> int | None:
+        return int(self._program.total(frames)) if self._program.accepts(frames) else None
+
+    def offline(self, stream: OfferedStream) -> Float32[np.ndarray, "M C_out"]:
+        """A stream that has not ended is continued with zeros to a length that the module takes; what depends on them is cut."""
+        x = torch.from_numpy(stream.samples()).to(self._device)
+        frames = len(x)
+        whole = stream.ended and self._program.accepts(frames)
+        count = int(self._program.total(frames) if whole else self._program.ready(frames))
+        if not count:
+            return np.zeros((0, 1), np.float32)
+        longer = frames
+        while not self._program.accepts(longer):
+            longer += 1
+        x = nn.functional.pad(x, (0, 0, 0, longer - frames))
+        with torch.inference_mode():
+            y = self._module(x.T[None])[0].T[:count]
+        return np.ascontiguousarray(y.float().cpu().numpy())
+
+    def streamed(self, streams: Sequence[OfferedStream]) -> list[Float32[np.ndarray, "M C_out"]]:
+        signals = [torch.from_numpy(stream.samples()) for stream in streams]
+        lengths = torch.tensor([len(signal) for signal in signals], device=self._device)
+        final = torch.tensor([stream.ended for stream in streams], device=self._device) & self._program.accepts(lengths)
+        state = self._program.new_state(slots=len(streams) + 1, device=str(self._device))
+        slots = torch.arange(1, len(streams) + 1, device=self._device)
+        out = self._program.step(state, slots, Ragged(torch.cat(signals).to(self._device), lengths), final=final)
+        return [part.numpy() for part in out.values.cpu().split(out.lengths.tolist())]

@@ -1,0 +1,36 @@
+"""`penstock audit`: proof, for everything that the group has committed."""
+
+from __future__ import annotations
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from service.app import Application
+from service.audit import AuditReport
+from service.audit.read import audit as read_and_judge
+from service.config import Config, Numerics
+from service.transport.interface import Transport
+
+
+def audit(config: Config, transport: Transport, as_json: bool) -> bool:
+    """Print the verdict; True where all is right."""
+    report = read_and_judge(Application.from_config(config), transport)
+    passed = report.passed(exact=config.numerics is Numerics.EXACT)
+    if as_json:
+        print(orjson.dumps(report.to_dict() | {"passed": passed}).decode())
+    else:
+        Console().print(verdict(report, passed))
+    return passed
+
+
+def verdict(report: AuditReport, passed: bool) -> Table:
+    table = Table(title=f"audit: {'passed' if passed else 'FAILED'}", title_style="bold green" if passed else "bold red")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for name, value in report.to_dict().items():
+        if name != "examples":
+            table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))
+    for example in report.examples:
+        table.add_row("", example)
+    return table

@@ -1,0 +1,73 @@
+"""An epoch: what one Kafka transaction commits together. The transaction begins with the first thing there is to write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from service.codec.interface import Refusal
+from service.transport.interface import Committed, GroupToken, Partition, RecordBatch, Sink
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Where an epoch writes."""
+
+    output: str
+    dead_letters: str
+    snapshots: str
+
+
+@dataclass(slots=True)
+class Epoch:
+    """Collects one transaction. `records` are the live records it was fed, kept to be fed again after an abort."""
+
+    sink: Sink
+    topics: Topics
+    records: list[RecordBatch] = field(default_factory=list)
+    begun_at: float = 0.0
+    open: bool = False
+    predictions: int = 0
+    letters: int = 0
+    snapshots: int = 0
+    snapshot_bytes: int = 0
+
+    def begin(self, now: float) -> None:
+        if not self.open:
+            self.sink.begin()
+            self.open = True
+            self.begun_at = now
+
+    def publish(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Predictions, one per row."""
+        self.sink.produce_many(self.topics.output, keys, values)
+        self.predictions += len(values)
+
+    def dead_letter(self, records: RecordBatch, row: int, refusal: Refusal) -> None:
+        """The refused record as it came, with where it came from and why it was refused."""
+        found = {
+            "penstock.error": str(refusal.reason),
+            "penstock.message": refusal.message,
+            "penstock.topic": records.topic,
+            "penstock.partition": str(records.partition),
+            "penstock.offset": str(records.offsets[row]),
+            "penstock.timestamp": str(records.timestamps[row]),
+        }
+        headers = records.headers(row) + [(name, text.encode()) for name, text in found.items()]
+        self.sink.produce(self.topics.dead_letters, records.values[row], key=records.keys[row], headers=headers)
+        self.letters += 1
+
+    def snapshot(self, task: int, key: bytes, data: bytes | None) -> None:
+        """A stream's snapshot, or its tombstone."""
+        self.sink.produce(self.topics.snapshots, data, key=key, partition=task)
+        self.snapshots += 1
+        self.snapshot_bytes += len(data or b"")
+
+    def commit(self, offsets: Mapping[Partition, Committed], group: GroupToken, timeout: float) -> None:
+        """Offsets go last; the membership token is as fresh as the caller's last line."""
+        self.sink.send_offsets(offsets, group)
+        self.sink.commit(timeout)
+
+    def abort(self, timeout: float) -> None:
+        if self.open:
+            self.sink.abort(timeout)

@@ -1,0 +1,114 @@
+"""The module that an application streams: normalisation, the user's network with its weights, post-processing, in one Sequential.
+
+The same Sequential is converted for the worker and run offline by the audit, so nothing can differ between the two but the
+streaming itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor, nn
+
+from service.config import Config, Layout, Model, Smooth
+from service.errors import ConfigurationError
+from service.postprocess import Detect, Normalize
+from service.postprocess import Smooth as Smoothing
+from service.streaming import Program, convert
+
+
+class TimeFirst(nn.Module):
+    """Lets a network over `[B, T, C]` stand among modules over `[B, C, T]`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Float[Tensor, "B C T"]) -> Float[Tensor, "B C_out T_out"]:
+        y: Tensor = self.network(x.transpose(1, 2))
+        return y.transpose(1, 2)
+
+
+def build(config: Config) -> nn.Sequential:
+    """The whole module over `[B, C, T]`, in eval mode. Raises `ConfigurationError` where factory or weights do not fit."""
+    parts: list[nn.Module] = []
+    statistics = config.statistics()
+    if statistics is not None:
+        parts.append(Normalize(statistics.mean, statistics.std))
+    network = _network(config.model)
+    parts.append(TimeFirst(network) if config.model.layout is Layout.BTC else network)
+    for part in config.postprocess:
+        match part.step:
+            case Smooth(alpha=alpha):
+                parts.append(Smoothing(alpha))
+            case detect if detect is not None:
+                parts.append(Detect(detect.channel, detect.on, detect.off))
+    return nn.Sequential(*parts).eval()
+
+
+def program(config: Config, module: nn.Module) -> Program:
+    """The streaming form of `module`. Raises `NotStreamable`, which names the node."""
+    return convert(module, channels=config.channels, numerics=config.numerics.value)
+
+
+def device(config: Config) -> str:
+    """`cpu` or `cuda…`. Raises `ConfigurationError` where a GPU is asked for and there is none."""
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigurationError(f"device: {config.device} was asked for, but torch sees no CUDA device; use auto or cpu")
+    return config.device
+
+
+def _network(model: Model) -> nn.Module:
+    module_name, _, name = model.factory.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(module_name), name)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"model.factory: {model.factory}: no module named {error.name!r}; it is looked for in the installed packages, in "
+            "PYTHONPATH and in the working directory"
+        ) from error
+    except AttributeError as error:
+        raise ConfigurationError(f"model.factory: {module_name} has no {name!r}") from error
+    try:
+        network = factory(**model.arguments)
+    except TypeError as error:
+        raise ConfigurationError(f"model.arguments: {model.factory} does not take them: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise ConfigurationError(f"model.factory: {model.factory} made a {type(network).__name__}, not a torch.nn.Module")
+    if model.weights is not None:
+        _load(network, model.weights, model.sha256)
+    return network.eval()
+
+
+def _load(network: nn.Module, path: Path, sha256: str | None) -> None:
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise ConfigurationError(f"model.sha256: {path} has the SHA-256 {found}, not {sha256}")
+    try:
+        tensors = load_tensors(data)
+    except SafetensorError as error:
+        raise ConfigurationError(f"model.weights: {path} is no safetensors file: {error}") from error
+    wanted = network.state_dict()
+    shapes = [
+        f"{name} is {list(tensors[name].shape)}, the network has {list(value.shape)}"
+        for name, value in wanted.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if shapes or missing or extra:
+        found_wrong = shapes + [f"{name} is missing" for name in missing] + [f"{name} is too many" for name in extra]
+        shown = "; ".join(found_wrong[:4]) + (f"; and {len(found_wrong) - 4} more" if len(found_wrong) > 4 else "")
+        raise ConfigurationError(f"model.weights: {path} holds the weights of another network: {shown}")
+    network.load_state_dict(tensors)

@@ -1,0 +1,135 @@
+"""Recovery of one task: committed offset and metadata, then snapshots, then where to read on.
+
+`restore` is a generator that does a little and yields, so that polling (and with it the group membership) and the other tasks
+go on. Every contradiction between offsets, log and snapshots ends in `OperatorActionRequired`, never in a silent reset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from service.errors import OffsetsPending, OperatorActionRequired
+from service.state import Snapshot
+from service.task import OffsetMetadata, Task
+from service.transport.interface import Committed, Partition, Reader, Source
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePolicy:
+    """What a recovery is judged against. `accept_fingerprint` lets a replay range run under another program; `from_end` starts
+    a group that never committed at the end of the input instead of its beginning."""
+
+    snapshots: str
+    fingerprint: str
+    accept_fingerprint: bool = False
+    from_end: bool = False
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Feed from `replay_from`, publish from `live_at`, thaw `frozen` as keys come. `metadata` is what the group holds."""
+
+    live_at: int
+    replay_from: int
+    metadata: str
+    frozen: dict[bytes, Snapshot]
+    accepted_fingerprint: str | None = None
+
+
+def restore(task: Task, source: Source, reader: Reader, policy: RestorePolicy) -> Generator[None, None, Restored]:
+    """Raises `OperatorActionRequired`; returns what the worker needs to start the task."""
+    committed = yield from _committed(task, source)
+    low, high = source.watermarks(task.input, policy.timeout)
+    yield
+    frozen = yield from _snapshots(task, reader, policy)
+    where = f"{task.input.topic} partition {task.input.partition}"
+    if committed is None:
+        if frozen:
+            raise OperatorActionRequired(
+                f"{where}: the group has no committed offset, but {policy.snapshots} holds snapshots of {len(frozen)} keys. "
+                "The offsets have expired or were deleted. Set them back to where the application stood, or, to begin anew and "
+                f"compute everything again, delete and create {policy.snapshots}."
+            )
+        start = high if policy.from_end else low
+        return Restored(start, start, "", {})
+    if not low <= committed.offset <= high:
+        side = "below the log's first offset" if committed.offset < low else "above the log's end"
+        raise OperatorActionRequired(
+            f"{where}: the committed offset {committed.offset} is {side} (the log holds {low} to {high}). Records were "
+            "removed before they were processed, or the topic was created anew. Raise the topic's retention; to go on with what "
+            f"is there, use another `app` name, or reset the group's offsets and delete and create {policy.snapshots}."
+        )
+    if not committed.metadata:
+        if frozen:
+            raise OperatorActionRequired(
+                f"{where}: the committed offset {committed.offset} carries no metadata, but {policy.snapshots} holds snapshots "
+                f"of {len(frozen)} keys. Another tool has moved the offset. Delete and create {policy.snapshots} to go on."
+            )
+        return Restored(committed.offset, committed.offset, "", {})
+    metadata = OffsetMetadata.from_text(committed.metadata)
+    _check(where, committed, metadata, frozen, low, reader, task, policy)
+    differs = metadata.fingerprint != policy.fingerprint and metadata.replay_from < committed.offset
+    if differs and not policy.accept_fingerprint:
+        raise OperatorActionRequired(
+            f"{where}: {committed.offset - metadata.replay_from} offsets must be replayed, and were processed by another program "
+            f"(fingerprint {metadata.fingerprint}, now {policy.fingerprint}): other weights, network, decoding, torch build, "
+            "instruction set or thread count. Start the earlier version again and stop it cleanly (it then leaves nothing to "
+            "replay), or accept that the state is rebuilt by the new program: penstock run --accept-fingerprint."
+        )
+    old = metadata.fingerprint if differs else None
+    return Restored(committed.offset, metadata.replay_from, committed.metadata, frozen, old)
+
+
+def _committed(task: Task, source: Source) -> Generator[None, None, Committed | None]:
+    while True:
+        try:
+            return source.committed([task.input], timeout=1.0)[task.input]
+        except OffsetsPending:
+            yield
+
+
+def _snapshots(task: Task, reader: Reader, policy: RestorePolicy) -> Generator[None, None, dict[bytes, Snapshot]]:
+    """The latest snapshot of each key. The end is taken after the committed offset is known to be stable (rule 6)."""
+    partition = Partition(policy.snapshots, task.number)
+    low, high = reader.watermarks(partition, policy.timeout)
+    frozen: dict[bytes, bytes] = {}
+    for batch in reader.read(partition, low, high, policy.timeout):
+        for key, value in zip(batch.keys, batch.values, strict=True):
+            if key is not None and value is not None:
+                frozen[key] = value
+            elif key is not None:
+                frozen.pop(key, None)
+        yield
+    return {key: Snapshot.from_bytes(value) for key, value in frozen.items()}
+
+
+def _check(
+    where: str,
+    committed: Committed,
+    metadata: OffsetMetadata,
+    frozen: dict[bytes, Snapshot],
+    low: int,
+    reader: Reader,
+    task: Task,
+    policy: RestorePolicy,
+) -> None:
+    partitions = reader.partitions(task.input.topic, policy.timeout)
+    if partitions != metadata.partitions:
+        raise OperatorActionRequired(
+            f"{task.input.topic} has {partitions} partitions, but had {metadata.partitions} when offsets were committed. Keys "
+            "have moved to other partitions and their state would be torn apart. Create a new topic and application instead."
+        )
+    if metadata.replay_from < low:
+        raise OperatorActionRequired(
+            f"{where}: records from {metadata.replay_from} on must be replayed, but the log begins at {low}: retention has "
+            "removed them. Raise the topic's retention above `state.snapshot_every`; the streams concerned cannot be rebuilt, so "
+            f"begin anew with another `app` name, or reset the group's offsets and delete and create {policy.snapshots}."
+        )
+    ahead = max((snapshot.positions[0] for snapshot in frozen.values()), default=0)
+    if ahead > committed.offset:
+        raise OperatorActionRequired(
+            f"{where}: a snapshot reaches offset {ahead}, beyond the committed offset {committed.offset}: the offset was moved "
+            f"back by another tool. Set it to {ahead} or later, or delete and create {policy.snapshots} and begin anew."
+        )

@@ -1,0 +1,88 @@
+"""A task: all that belongs to one partition number of the input, and its life cycle.
+
+    CREATED ──▶ RESTORING ──▶ REPLAYING ──▶ LIVE
+       │            │             │          │
+       └────────────┴─────────────┴──────────┴──▶ CLOSED
+
+CREATED: assigned, nothing known. RESTORING: committed offset, metadata and snapshots are being read. REPLAYING: committed input
+is fed again with outputs suppressed. LIVE: new input, outputs published. A task whose replay range is empty goes from RESTORING
+to LIVE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import orjson
+
+from service.errors import OperatorActionRequired
+from service.transport.interface import Partition
+
+
+class Phase(Enum):
+    CREATED = "created"
+    RESTORING = "restoring"
+    REPLAYING = "replaying"
+    LIVE = "live"
+    CLOSED = "closed"
+
+
+_LEGAL = {
+    Phase.CREATED: {Phase.RESTORING, Phase.CLOSED},
+    Phase.RESTORING: {Phase.REPLAYING, Phase.LIVE, Phase.CLOSED},
+    Phase.REPLAYING: {Phase.LIVE, Phase.CLOSED},
+    Phase.LIVE: {Phase.CLOSED},
+    Phase.CLOSED: set(),
+}
+
+
+@dataclass(slots=True)
+class Task:
+    """Offsets of one task. `committed` and `metadata` are what the group holds; `live_at` the first record whose outputs are
+    published; `next_offset` the first record not yet fed."""
+
+    number: int
+    input: Partition
+    phase: Phase = Phase.CREATED
+    committed: int = -1
+    metadata: str = ""
+    live_at: int = -1
+    next_offset: int = -1
+
+    def enter(self, phase: Phase) -> None:
+        if phase not in _LEGAL[self.phase]:
+            raise AssertionError(f"task {self.number} cannot go from {self.phase.value} to {phase.value}")
+        self.phase = phase
+
+    @property
+    def live(self) -> bool:
+        return self.phase is Phase.LIVE
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetMetadata:
+    """What is committed beside each offset, in the same transaction; Kafka allows 4 KB."""
+
+    replay_from: int
+    partitions: int
+    fingerprint: str
+
+    def to_text(self) -> str:
+        return orjson.dumps(
+            {"v": 1, "replay_from": self.replay_from, "partitions": self.partitions, "fingerprint": self.fingerprint}
+        ).decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> OffsetMetadata:
+        """Raises `OperatorActionRequired` for metadata that penstock did not write."""
+        try:
+            found = orjson.loads(text)
+            if found["v"] == 1:
+                return cls(int(found["replay_from"]), int(found["partitions"]), str(found["fingerprint"]))
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise OperatorActionRequired(
+            f"the metadata beside the committed offset was not written by this version of penstock ({len(text)} characters). "
+            "Something else commits offsets for this group: give the application a group of its own, or stop the other writer."
+        )

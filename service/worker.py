@@ -1,0 +1,402 @@
+"""The loop, in one thread that owns all state: poll, schedule, step, publish, commit; and the ways back after failures."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+
+from service.codec.interface import Encoder, Reason, Refusal
+from service.emission import predictions
+from service.epoch import Epoch, Topics
+from service.errors import EpochAborted, OutcomeUnknown, PenstockError, TransportUnavailable
+from service.observe.metrics import Metrics
+from service.restore import Restored, RestorePolicy, restore
+from service.scheduler import Batch, DeadLetter, Scheduler
+from service.state import CLEAN, SnapshotPolicy, Streams, replay_from
+from service.task import OffsetMetadata, Phase, Task
+from service.transport.interface import (
+    Committed,
+    Membership,
+    Partition,
+    RecordBatch,
+    Transport,
+)
+
+log = structlog.get_logger("penstock.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What the loop needs to know; times in seconds."""
+
+    input: str
+    topics: Topics
+    membership: Membership
+    transactional_id: str
+    partitions: int
+    commit_interval: float = 0.05
+    transaction_timeout: float = 15.0
+    max_records: int = 4096
+    max_consecutive_aborts: int = 20
+    call_timeout: float = 30.0
+
+
+class Worker:
+    """One group member. `run` returns after a clean stop; it raises `Fenced` and every other error that it cannot mend."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        transport: Transport,
+        scheduler: Scheduler,
+        streams: Streams,
+        encoder: Encoder,
+        policy: SnapshotPolicy,
+        recovery: RestorePolicy,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._settings = settings
+        self._transport = transport
+        self._scheduler = scheduler
+        self._streams = streams
+        self._encoder = encoder
+        self._policy = policy
+        self._recovery = recovery
+        self._metrics = metrics
+        self._clock = clock
+        self._sleep = sleep
+        self.tasks: dict[int, Task] = {}
+        self._restoring: dict[int, Generator[None, None, Restored]] = {}
+        self._source = transport.source(settings.membership)
+        self._reader = transport.reader()
+        self._sink = transport.sink(settings.transactional_id, settings.transaction_timeout)
+        self._epoch = Epoch(self._sink, settings.topics)
+        self._again: list[RecordBatch] = []  # live records of an aborted epoch, to be fed before new ones
+        self._aborts = 0
+        self._committed_at = clock()
+        self._stopping = False
+        self._unknown = False
+
+    # the loop
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; then finish the epoch, snapshot every dirty stream, commit and leave the group."""
+        try:
+            self.open()
+            while not stop.is_set():
+                self.turn()
+            self.finish()
+        finally:
+            self.close()
+
+    def open(self) -> None:
+        self._sink.open(self._settings.call_timeout)
+        self._source.subscribe([self._settings.input], self)
+
+    def turn(self) -> None:
+        """One round of the loop."""
+        try:
+            self._restore_tasks()
+            polled = self._source.poll(self._settings.max_records, self._patience())
+            records, self._again = self._again + polled, []
+            replayed, live = self._split(records)
+            self._replay(replayed)
+            self._feed(live)
+            if self._due():
+                self.commit()
+        except EpochAborted as error:
+            self._roll_back(error)
+        except OutcomeUnknown as error:
+            self._unknown = True
+            log.warning("commit_outcome_unknown", reason=str(error))
+        if self._unknown:
+            self._start_over()
+
+    def _replay(self, records: Sequence[RecordBatch]) -> None:
+        """Feed committed input again; nothing is published."""
+        for batch in self._scheduler.batches(self._scheduler.decode(records), live=False):
+            self._streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
+            self._scheduler.settle(batch, self._clock())
+        for part in records:
+            task = self.tasks[part.partition]
+            task.next_offset = part.offsets[-1] + 1
+            self._metrics.replayed(len(part))
+
+    def _feed(self, records: list[RecordBatch]) -> None:
+        """Feed new input and publish what it completes, in the epoch's transaction."""
+        if not records:
+            return
+        self._epoch.records += records
+        self._epoch.begin(self._clock())
+        with self._metrics.decoding():
+            schedule = self._scheduler.decode(records)
+        self._metrics.consumed(self._settings.input, sum(map(len, records)), schedule.samples)
+        for letter in schedule.letters:
+            self._refuse(letter)
+        for batch in self._scheduler.batches(schedule, live=True):
+            self._step(batch, records)
+        for part in records:
+            self.tasks[part.partition].next_offset = part.offsets[-1] + 1
+
+    def _step(self, batch: Batch, records: list[RecordBatch]) -> None:
+        self._streams.protect(batch.slots)
+        with self._metrics.stepping(len(batch.slots), len(batch.values)):
+            values, lengths = self._streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
+        for keys, outputs in predictions(batch, values, lengths, self._streams.table, self._settings.input):
+            with self._metrics.encoding(len(keys)):
+                encoded = self._encoder.encode(outputs)
+            self._epoch.publish(keys, encoded)
+        for row in batch.illegal.tolist():
+            self._refuse(self._illegal_end(batch, row, records))
+        for task, key in self._scheduler.settle(batch, self._clock()):
+            self._epoch.snapshot(task, key, None)
+
+    def _refuse(self, letter: DeadLetter) -> None:
+        self._epoch.dead_letter(letter.records, letter.row, letter.refusal)
+        self._metrics.refused(letter.refusal.reason)
+        log.warning(
+            "dead_letter",
+            reason=str(letter.refusal.reason),
+            message=letter.refusal.message,
+            partition=letter.records.partition,
+            offset=letter.records.offsets[letter.row],
+        )
+
+    def _illegal_end(self, batch: Batch, row: int, records: list[RecordBatch]) -> DeadLetter:
+        offset, frames = int(batch.rows.offsets[row]), int(batch.first[row])
+        message = f"the stream ends after {frames} samples, a length at which the network itself raises; the stream is dropped"
+        for part in records:
+            if part.partition == batch.rows.tasks[row] and part.offsets[0] <= offset <= part.offsets[-1]:
+                return DeadLetter(part, bisect_left(part.offsets, offset), Refusal(Reason.LENGTH, message))
+        raise AssertionError(f"offset {offset} is not among the records of this step")
+
+    def _patience(self) -> float:
+        """How long a poll may wait, in seconds."""
+        if self._restoring or self._again:
+            return 0.0
+        if not self._epoch.open:
+            return 0.1
+        return max(0.0, min(0.1, self._epoch.begun_at + self._settings.commit_interval - self._clock()))
+
+    def _split(self, records: list[RecordBatch]) -> tuple[list[RecordBatch], list[RecordBatch]]:
+        """Committed records to replay, and live ones; what a task gave up meanwhile falls out."""
+        replayed, live = [], []
+        for part in records:
+            task = self.tasks.get(part.partition)
+            if task is None or task.phase not in (Phase.REPLAYING, Phase.LIVE) or not len(part):
+                continue
+            cut = 0 if task.live else bisect_left(part.offsets, task.live_at)
+            if cut:
+                replayed.append(_slice(part, 0, cut))
+            if cut < len(part):
+                live.append(_slice(part, cut, len(part)) if cut else part)
+            if task.phase is Phase.REPLAYING and part.offsets[-1] + 1 >= task.live_at:
+                task.enter(Phase.LIVE)
+                log.info("task_live", task=task.number, offset=task.live_at)
+        return replayed, live
+
+    # commits
+
+    def _due(self) -> bool:
+        now = self._clock()
+        if self._epoch.open:
+            return now - self._epoch.begun_at >= self._settings.commit_interval
+        if any(task.live and not task.metadata for task in self.tasks.values()):
+            return True
+        idle = now - self._committed_at >= self._settings.commit_interval
+        return idle and self._policy.overdue(self._streams.table, self._live(), now)
+
+    def commit(self, closing: Collection[int] = ()) -> None:
+        """Snapshots, offsets, commit. Of tasks in `closing` every dirty stream is snapshotted, so that nothing needs replay."""
+        now, table, live = self._clock(), self._streams.table, self._live()
+        chosen = self._policy.choose(table, live, now, now - self._committed_at)
+        if closing:
+            dirty = table.dirty()
+            leaving = np.isin(table.column("task")[dirty], [task for task in closing if task in live])
+            chosen = np.union1d(chosen, dirty[leaving])
+        if not self._epoch.open and not len(chosen) and all(self.tasks[task].metadata for task in live):
+            return
+        self._epoch.begin(now)
+        for slot, snapshot in zip(chosen.tolist(), self._streams.freeze(chosen) if len(chosen) else [], strict=True):
+            self._epoch.snapshot(int(table.column("task")[slot]), table.keys[slot], snapshot.to_bytes())
+        offsets = {}
+        for number, offset in live.items():
+            start = replay_from(table, number, offset, chosen)
+            metadata = OffsetMetadata(start, self._settings.partitions, self._recovery.fingerprint)
+            offsets[self.tasks[number].input] = Committed(offset, metadata.to_text())
+        with self._metrics.committing():
+            self._epoch.commit(offsets, self._source.group(), self._settings.transaction_timeout)
+        self._settle(offsets, chosen)
+
+    def _settle(self, offsets: dict[Partition, Committed], snapshotted: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+        table = self._streams.table
+        table.rows["dirty_since"][snapshotted] = CLEAN
+        table.rows["snapshotted"][snapshotted] = True
+        self._streams.settle()
+        for partition, (offset, metadata) in offsets.items():
+            task = self.tasks[partition.partition]
+            task.committed, task.metadata = offset, metadata
+        self._metrics.committed(self._epoch.snapshots, self._epoch.snapshot_bytes, table.used)
+        self._epoch = Epoch(self._sink, self._settings.topics)
+        self._aborts = 0
+        self._committed_at = self._clock()
+
+    def _live(self) -> dict[int, int]:
+        return {number: task.next_offset for number, task in self.tasks.items() if task.live}
+
+    # the ways back
+
+    def _roll_back(self, error: EpochAborted) -> None:
+        """Abort the transaction, put every stream back to where the epoch began, and feed the epoch's records again."""
+        self._aborts += 1
+        log.warning("epoch_aborted", reason=str(error), consecutive=self._aborts)
+        self._metrics.aborted()
+        if self._aborts > self._settings.max_consecutive_aborts:
+            raise TransportUnavailable(f"{self._aborts} transactions in a row had to be aborted; the last one because: {error}")
+        if self._aborts > 1:
+            self._sleep(min(0.05 * 2 ** (self._aborts - 2), 1.0))
+        epoch, self._epoch = self._epoch, Epoch(self._sink, self._settings.topics)
+        try:
+            epoch.abort(self._settings.call_timeout)
+        except OutcomeUnknown as unknown:
+            log.warning("abort_outcome_unknown", reason=str(unknown))
+            self._unknown = True
+        self._streams.rollback()
+        self._again = epoch.records + self._again
+        for task in self.tasks.values():
+            if task.live:
+                task.next_offset = task.committed
+        self._committed_at = self._clock()
+
+    def _start_over(self) -> None:
+        """A new producer settles what became of the old one's transaction; every task then recovers from the log."""
+        self._unknown = False
+        with contextlib.suppress(PenstockError):
+            self._sink.close()
+        self._sink = self._transport.sink(self._settings.transactional_id, self._settings.transaction_timeout)
+        self._sink.open(self._settings.call_timeout)
+        self._epoch = Epoch(self._sink, self._settings.topics)
+        self._streams.rollback()
+        inputs = [task.input for task in self.tasks.values()]
+        self._source.pause(inputs)
+        for partition in inputs:
+            self._drop(partition.partition)
+        self.assigned(inputs)
+
+    # tasks and rebalances
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            task = Task(partition.partition, partition)
+            task.enter(Phase.RESTORING)
+            self.tasks[task.number] = task
+            self._restoring[task.number] = restore(task, self._source, self._reader, self._recovery)
+        log.info("assigned", tasks=[partition.partition for partition in partitions])
+        self._metrics.rebalanced("assigned")
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        log.info("revoked", tasks=[partition.partition for partition in partitions])
+        self._metrics.rebalanced("revoked")
+        if not self._stopping and not self._unknown:
+            try:
+                self.commit(closing=[partition.partition for partition in partitions])
+            except EpochAborted as error:
+                self._roll_back(error)
+            except OutcomeUnknown as error:
+                log.warning("commit_outcome_unknown", reason=str(error))
+                self._unknown = True
+        if self._unknown:
+            self._streams.rollback()
+        for partition in partitions:
+            self._drop(partition.partition)
+
+    def lost(self, partitions: Sequence[Partition]) -> None:
+        log.warning("lost", tasks=[partition.partition for partition in partitions])
+        self._metrics.rebalanced("lost")
+        if not self._stopping and not self._unknown:
+            self._roll_back(EpochAborted("the group has given our partitions to another member"))
+        for partition in partitions:
+            self._drop(partition.partition)
+
+    def _drop(self, number: int) -> None:
+        task = self.tasks.pop(number, None)
+        if task is not None:
+            task.enter(Phase.CLOSED)
+            self._restoring.pop(number, None)
+            self._streams.drop(number)
+            self._again = [part for part in self._again if part.partition != number]
+
+    def _restore_tasks(self) -> None:
+        """A little of each recovery, so that polling and the running tasks go on."""
+        until = self._clock() + 0.1
+        for number, recovery in list(self._restoring.items()):
+            try:
+                while self._clock() < until:
+                    next(recovery)
+                return
+            except StopIteration as finished:
+                del self._restoring[number]
+                self._begin(self.tasks[number], finished.value)
+
+    def _begin(self, task: Task, restored: Restored) -> None:
+        self._streams.assign(task.number, restored.frozen)
+        task.committed, task.live_at, task.next_offset = restored.live_at, restored.live_at, restored.replay_from
+        task.metadata = restored.metadata
+        task.enter(Phase.LIVE if restored.replay_from >= restored.live_at else Phase.REPLAYING)
+        if restored.accepted_fingerprint is not None:
+            log.warning("fingerprint_accepted", task=task.number, was=restored.accepted_fingerprint)
+        log.info(
+            "task_restored",
+            task=task.number,
+            phase=task.phase.value,
+            snapshots=len(restored.frozen),
+            replay_from=restored.replay_from,
+            live_at=restored.live_at,
+        )
+        self._source.start(task.input, restored.replay_from)
+
+    # the end
+
+    def finish(self) -> None:
+        """A clean stop: whatever was aborted is fed again, every dirty stream is snapshotted, all is committed."""
+        while True:
+            try:
+                records, self._again = self._again, []
+                self._feed(self._split(records)[1])
+                self.commit(closing=self.tasks)
+                return
+            except EpochAborted as error:
+                self._roll_back(error)
+            except OutcomeUnknown as error:
+                log.warning("commit_outcome_unknown", reason=str(error), note="the next start finds out")
+                return
+
+    def close(self) -> None:
+        """Leave, committing nothing more."""
+        self._stopping = True
+        with contextlib.suppress(PenstockError):
+            self._epoch.abort(self._settings.call_timeout)
+        for part in (self._source, self._reader, self._sink):
+            with contextlib.suppress(PenstockError):
+                part.close()
+
+
+def _slice(part: RecordBatch, begin: int, end: int) -> RecordBatch:
+    return RecordBatch(
+        part.topic,
+        part.partition,
+        part.offsets[begin:end],
+        part.timestamps[begin:end],
+        part.keys[begin:end],
+        part.values[begin:end],
+        lambda row: part.headers(begin + row),
+    )
