@@ -7,7 +7,7 @@ WORKDIR /build
 COPY requirements/build.txt requirements/runtime.txt requirements/
 RUN python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/build.txt
 RUN python -m venv --without-pip /opt/penstock \
-    && uv pip install --python /opt/penstock --no-cache --compile-bytecode --require-hashes -r requirements/runtime.txt
+    && uv pip install --python /opt/penstock --no-cache --compile-bytecode --no-deps --require-hashes -r requirements/runtime.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
 COPY service service

@@ -42,12 +42,13 @@ format: $(READY) ## format the code and mend what ruff can mend
 bench: $(READY) ## throughput of the service beside its peers (ARGS="--json")
 	@$(BIN)/penstock bench service $(ARGS)
 
+# Triton, a gigabyte, serves torch.compile alone, which penstock does not use: the image goes without.
 lock: $(READY) ## pin the requirements anew (ARGS="--upgrade" for newer versions)
 	@set -e; compile() { $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --no-emit-index-url --custom-compile-command "make lock" $(ARGS) "$$@"; }; \
 	compile requirements/build.in -o requirements/build.txt; \
 	compile pyproject.toml --extra dev -c requirements/build.txt -o requirements/dev.txt; \
-	compile pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
+	compile pyproject.toml -c requirements/dev.txt --no-emit-package triton -o requirements/runtime.txt
 
 helm-tool: $(HELM) ## build Helm with Go into the cache folder and print its path
 	@echo $(HELM)
