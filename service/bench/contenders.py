@@ -12,18 +12,24 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
+from service.app import required_topics
 from service.bench import network
 from service.bench.load import Load
 from service.bench.network import Network
 from service.bench.peers import environment
+from service.config import load as read_configuration
+from service.transport.interface import TopicDescription
 
 COMMIT_MILLISECONDS = 100
+PARTITIONS = 4
 _QUIX = Path(environment.__file__).with_name("quix.py")
+
+Command = Sequence[str | Path]
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a contender works: its broker, its topics, a group and a folder of its own."""
+    """Where a contender works: its broker, a group, its topics, and a folder of its own."""
 
     bootstrap: str
     group: str
@@ -31,13 +37,25 @@ class Site:
     output: str
     folder: Path
 
+    @property
+    def configuration(self) -> Path:
+        return self.folder / "penstock.yaml"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "network.safetensors"
+
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A program that does one of the jobs: the command that runs it, the module and the field its outputs are judged by."""
+    """A program that does one of the jobs; the module and the field its outputs are judged by.
+
+    `prepare` writes what the program needs into the site's folder, and gives the topics that it writes to and the command that
+    runs it.
+    """
 
     name: str
-    command: Callable[[Site, Load], Sequence[str | Path]]
+    prepare: Callable[[Site, Load], tuple[list[TopicDescription], Command]]
     module: nn.Module
     field: str
 
@@ -52,48 +70,50 @@ def bench_network() -> Network:
 def penstock() -> Contender:
     """The worker with the network."""
 
-    def command(site: Site, load: Load) -> Sequence[str | Path]:
-        model = {"factory": f"{Network.__module__}:{Network.__name__}", "weights": str(_save_weights(site))}
-        return _worker(site, load, model)
+    def prepare(site: Site, load: Load) -> tuple[list[TopicDescription], Command]:
+        return _worker(site, load, network_model(site))
 
-    return Contender("penstock", command, bench_network(), "y")
+    return Contender("penstock", prepare, bench_network(), "y")
 
 
 def penstock_pass() -> Contender:
     """The worker with a network that changes nothing: what the way through costs alone."""
 
-    def command(site: Site, load: Load) -> Sequence[str | Path]:
+    def prepare(site: Site, load: Load) -> tuple[list[TopicDescription], Command]:
         return _worker(site, load, {"factory": "torch.nn:Identity"})
 
-    return Contender("penstock pass-through", command, nn.Identity(), "y")
+    return Contender("penstock pass-through", prepare, nn.Identity(), "y")
 
 
 def quix_network(python: Path) -> Contender:
     """Quix Streams with the network: the receptive field in its state, the module once per record."""
 
-    def command(site: Site, load: Load) -> Sequence[str | Path]:
-        files: list[str | Path] = ["--network", Path(network.__file__), "--weights", _save_weights(site)]
-        return [*_quix(python, "window", site), *files, "--packages", environment.shared_packages()]
+    def prepare(site: Site, load: Load) -> tuple[list[TopicDescription], Command]:
+        save_file(bench_network().state_dict(), site.weights)
+        files: list[str | Path] = ["--network", Path(network.__file__), "--weights", site.weights]
+        topics, command = _quix(python, "window", site)
+        return topics, [*command, *files, "--packages", environment.shared_packages()]
 
-    return Contender("quix", command, bench_network(), "y")
+    return Contender("quix", prepare, bench_network(), "y")
 
 
 def quix_pass(python: Path) -> Contender:
     """Quix Streams from topic to topic, with no network and no state."""
 
-    def command(site: Site, load: Load) -> Sequence[str | Path]:
+    def prepare(site: Site, load: Load) -> tuple[list[TopicDescription], Command]:
         return _quix(python, "pass", site)
 
-    return Contender("quix pass-through", command, nn.Identity(), "x")
+    return Contender("quix pass-through", prepare, nn.Identity(), "x")
 
 
-def _save_weights(site: Site) -> Path:
-    file = site.folder / "network.safetensors"
-    save_file(bench_network().state_dict(), file)
-    return file
+def network_model(site: Site) -> dict[str, str]:
+    """The network as a configuration names it; its weights are saved at the site."""
+    save_file(bench_network().state_dict(), site.weights)
+    return {"factory": f"{Network.__module__}:{Network.__name__}", "weights": str(site.weights)}
 
 
-def _worker(site: Site, load: Load, model: dict[str, str]) -> list[str | Path]:
+def configure(site: Site, load: Load, model: dict[str, str]) -> list[TopicDescription]:
+    """Write the worker's configuration to `site.configuration`; the topics that it asks for."""
     settings = {
         "app": site.group,
         "instance": "bench",
@@ -106,20 +126,17 @@ def _worker(site: Site, load: Load, model: dict[str, str]) -> list[str | Path]:
         "commit": {"interval": f"{COMMIT_MILLISECONDS}ms"},
         "device": "cpu",
     }
-    file = site.folder / "penstock.yaml"
-    file.write_text(yaml.safe_dump(settings, sort_keys=False))
-    return [sys.executable, "-m", "service.cli", "run", file]
+    site.configuration.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return required_topics(read_configuration(site.configuration), PARTITIONS)
 
 
-def _quix(python: Path, job: str, site: Site) -> list[str | Path]:
-    topics: list[str | Path] = [
-        "--bootstrap",
-        site.bootstrap,
-        "--group",
-        site.group,
-        "--input",
-        site.input,
-        "--output",
-        site.output,
-    ]
-    return [python, _QUIX, job, *topics, "--state", site.folder, "--commit-interval", str(COMMIT_MILLISECONDS / 1000)]
+def _worker(site: Site, load: Load, model: dict[str, str]) -> tuple[list[TopicDescription], Command]:
+    topics = configure(site, load, model)
+    return topics, [sys.executable, "-c", "from service.cli import main; main()", "run", site.configuration]
+
+
+def _quix(python: Path, job: str, site: Site) -> tuple[list[TopicDescription], Command]:
+    topics: list[str | Path] = ["--bootstrap", site.bootstrap, "--group", site.group]
+    topics += ["--input", site.input, "--output", site.output]
+    options: list[str | Path] = ["--state", site.folder, "--commit-interval", str(COMMIT_MILLISECONDS / 1000)]
+    return [TopicDescription(site.output, PARTITIONS)], [python, _QUIX, job, *topics, *options]
