@@ -1,7 +1,7 @@
 """Bytes to chunks, predictions to bytes: JSON, Avro and raw records, and what makes a record poison."""
 
 from service.codec.chunks import Limits
-from service.codec.factory import RecordFormat, decoder, encoder
+from service.codec.factory import decoder, encode_chunk, encoder
 from service.codec.interface import Chunks, Decoder, Encoder, Prediction, Predictions, Reason, Refusal
 from service.codec.schemas import load_schema
 
@@ -13,9 +13,9 @@ __all__ = [
     "Prediction",
     "Predictions",
     "Reason",
-    "RecordFormat",
     "Refusal",
     "decoder",
+    "encode_chunk",
     "encoder",
     "load_schema",
 ]

@@ -155,6 +155,12 @@ class JsonPredictions:
             raise ValueError(f"not a JSON prediction record: {error}") from error
 
 
+def json_chunk(time: float, samples: Float32[np.ndarray, "n C"]) -> bytes:
+    """A record as `JsonChunks` reads it."""
+    (t,) = _numbers(np.array([time], np.float64))
+    return orjson.dumps({"t": t, "x": np.ascontiguousarray(samples, np.float32)}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 def _numbers(times: np.ndarray) -> list[int] | list[float]:
     """Whole milliseconds as integers, so that they are printed without a fraction."""
     whole = times == np.floor(times)

@@ -7,9 +7,7 @@ from typing import Any
 
 from service.config.model import Config
 
-_SECRET = re.compile(
-    r"passw|passphrase|secret|token|credential|private|jaas|oauthbearer\.config|\.pem$|api.?key", re.IGNORECASE
-)
+_SECRET = re.compile(r"passw|passphrase|secret|token|credential|private|jaas|oauthbearer\.config|\.pem$|api.?key", re.IGNORECASE)
 REDACTED = "********"
 
 

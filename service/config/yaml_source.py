@@ -88,9 +88,7 @@ def _substituted(text: str, place: Place, source: Source, environment: Mapping[s
         elif value := environment.get(name) or default:
             return value
         elif default is None and name not in environment:
-            source.problems.append(
-                (place, f"the environment variable {name} is not set; set it or give a default, ${{{name}:-…}}")
-            )
+            source.problems.append((place, f"the environment variable {name} is not set; set it or give a default, ${{{name}:-…}}"))
         return ""
 
     return _VARIABLE.sub(replacement, text)

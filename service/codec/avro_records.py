@@ -1,0 +1,247 @@
+"""Avro records: `schemas/sensor_chunk.avsc` in, `schemas/prediction.avsc` out, bare or framed as Confluent's registry does.
+
+Sensor chunks of the packaged schema have a fixed layout but for the samples' length, so a batch of them is read with a few
+array operations; fastavro reads all others, one by one. Predictions are laid out with array operations, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import SEEK_END, BytesIO
+from typing import Any
+
+import fastavro
+import numpy as np
+from jaxtyping import Float32
+
+from service.codec.avro_schema import ChunkSchema, SchemaSource, packaged_schema
+from service.codec.chunks import Columns, Row
+from service.codec.interface import Prediction, Predictions, Reason, Refusal
+from service.codec.raw_records import FLOAT32, float32_samples
+from service.codec.schemas import PREDICTION, load_schema
+from service.errors import ConfigurationError
+
+_FLOAT64 = np.dtype("<f8")
+_HEADER = 5
+"""Confluent's framing: a zero byte, then the schema id, big-endian."""
+
+
+class AvroChunks:
+    """`Format` of Avro sensor chunks with `channels` values per sample, at `rate` Hz where a record names none.
+
+    `schema` is either the schema of all values, or the source of those that the values' framing names.
+    """
+
+    def __init__(self, channels: int, rate: float, schema: ChunkSchema | SchemaSource) -> None:
+        self._channels = channels
+        self._rate = rate
+        self._schema = schema
+        self._packaged = packaged_schema().fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        return f"avro/1;channels={self._channels};rate={self._rate!r};schema={self._schema.fingerprint}"
+
+    def columns(self, values: Sequence[bytes], timestamps: Sequence[int]) -> Columns | None:
+        schema: ChunkSchema | Refusal
+        if isinstance(self._schema, ChunkSchema):
+            schema = self._schema
+        else:
+            if len({value[:_HEADER] for value in values}) != 1:
+                return None
+            schema = self._named(values[0])
+            values = [value[_HEADER:] for value in values]
+        if isinstance(schema, Refusal) or schema.fingerprint != self._packaged:
+            return None
+        return self._packaged_columns(values)
+
+    def row(self, value: bytes, timestamp: int) -> Row | Refusal:
+        if isinstance(self._schema, ChunkSchema):
+            schema, body = self._schema, value
+        else:
+            named = self._named(value)
+            if isinstance(named, Refusal):
+                return named
+            schema, body = named, value[_HEADER:]
+        record = _datum(schema, body)
+        if isinstance(record, Refusal):
+            return record
+        samples = self._samples(record["samples"])
+        if isinstance(samples, Refusal):
+            return samples
+        rate = record.get("rate")
+        return Row(samples, float(record["t"]), self._rate if rate is None else float(rate))
+
+    def _named(self, value: bytes) -> ChunkSchema | Refusal:
+        if len(value) < _HEADER or value[0] != 0 or isinstance(self._schema, ChunkSchema):
+            return Refusal(Reason.DECODE, f"{len(value)} bytes that do not begin with a zero byte and a schema id")
+        schema_id = int.from_bytes(value[1:_HEADER], "big")
+        schema = self._schema.schema(schema_id)
+        return Refusal(Reason.UNKNOWN_SCHEMA, f"schema id {schema_id} is unknown") if schema is None else schema
+
+    def _packaged_columns(self, bodies: Sequence[bytes]) -> Columns | None:
+        """A double, a length, samples, then a zero byte or a two and a double: anything else is for `row` to tell."""
+        sizes = np.fromiter(map(len, bodies), np.int64, len(bodies))
+        if not len(bodies) or sizes.min() < 10:
+            return None
+        joined = b"".join(bodies)
+        data = np.frombuffer(joined + bytes(8), np.uint8)
+        stops = np.cumsum(sizes)
+        starts = stops - sizes
+        counts, first = _lengths(data, starts + 8)
+        tail = first + counts
+        if (counts < 0).any() or (tail >= stops).any() or (counts % (FLOAT32.itemsize * self._channels)).any():
+            return None
+        rated = data[tail] == 2
+        if ((data[tail] != 0) & ~rated).any() or (stops - tail != np.where(rated, 9, 1)).any():
+            return None
+        rates = np.full(len(bodies), self._rate)
+        rates[rated] = _doubles(data, tail[rated] + 1)
+        samples = b"".join([joined[start:stop] for start, stop in zip(first.tolist(), tail.tolist(), strict=True)])
+        return Columns(
+            np.frombuffer(samples, FLOAT32).astype(np.float32, copy=False).reshape(-1, self._channels),
+            counts // (FLOAT32.itemsize * self._channels),
+            _doubles(data, starts),
+            rates,
+        )
+
+    def _samples(self, samples: bytes | list[float]) -> np.ndarray | Refusal:
+        if isinstance(samples, bytes):
+            return float32_samples(samples, self._channels)
+        if len(samples) % self._channels:
+            return Refusal(Reason.SHAPE, f"{len(samples)} values are no multiple of {self._channels} channels")
+        with np.errstate(over="ignore"):
+            return np.array(samples, np.float32).reshape(-1, self._channels)
+
+
+class AvroPredictions:
+    """`Encoder` of Avro prediction records, framed where they have a schema id."""
+
+    def __init__(self, schema_id: int | None = None) -> None:
+        self._header = _header(schema_id)
+        self._schema = fastavro.parse_schema(load_schema(f"{PREDICTION}.avsc"))
+
+    def encode(self, predictions: Predictions) -> list[bytes]:
+        outputs, width = _items(predictions.values)
+        stops = np.cumsum(predictions.lengths) * width
+        topic = predictions.topic.encode()
+        (size, partition) = _longs(np.array([len(topic), predictions.partition]))
+        source = size + topic + partition
+        keys = [key.encode() for key in predictions.keys]
+        times = predictions.times.astype(_FLOAT64).tobytes()
+        rows = zip(
+            _longs(np.fromiter(map(len, keys), np.int64, len(keys))),
+            keys,
+            _longs(predictions.streams),
+            _longs(predictions.indices),
+            _longs(predictions.lengths),
+            (stops - predictions.lengths * width).tolist(),
+            stops.tolist(),
+            _longs(predictions.offsets),
+            strict=True,
+        )
+        return [
+            b"".join(
+                (
+                    self._header,
+                    key_size,
+                    key,
+                    stream,
+                    index,
+                    times[8 * row : 8 * row + 8],
+                    count,
+                    outputs[start:stop],
+                    # An array ends with a block of no items; one without any is that alone.
+                    b"\0" if stop > start else b"",
+                    source,
+                    offset,
+                )
+            )
+            for row, (key_size, key, stream, index, count, start, stop, offset) in enumerate(rows)
+        ]
+
+    def decode(self, value: bytes) -> Prediction:
+        """Raises `ValueError` where the value is no prediction record."""
+        if not value.startswith(self._header):
+            raise ValueError("the value does not begin with the schema id of predictions")
+        body = BytesIO(value[len(self._header) :])
+        try:
+            record: Any = fastavro.schemaless_reader(body, self._schema, None)
+        except Exception as error:  # fastavro raises whatever hostile bytes make it stumble over
+            raise ValueError(f"not an Avro prediction record: {error}") from error
+        if body.read(1):
+            raise ValueError("not an Avro prediction record: bytes are left over")
+        outputs = np.array(record.pop("y"), np.float32)
+        return Prediction(y=outputs.reshape(len(outputs), -1), **record)
+
+
+def avro_chunk(time: float, samples: Float32[np.ndarray, "n C"], rate: float, schema: ChunkSchema, schema_id: int | None) -> bytes:
+    """A record as `AvroChunks` reads it. Raises `ConfigurationError` where the schema has fields that a chunk cannot fill."""
+    kinds = {field["name"]: field["type"] for field in schema.parsed["fields"]}
+    record = {
+        "t": round(time) if kinds["t"] in ("int", "long") else time,
+        "samples": samples.ravel().tolist() if schema.has_array else samples.astype(FLOAT32).tobytes(),
+        "rate": rate,
+    }
+    out = BytesIO(_header(schema_id))
+    out.seek(0, SEEK_END)
+    try:
+        fastavro.schemaless_writer(out, schema.parsed, record)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"sample records cannot be written with this Avro schema: {error}") from error
+    return out.getvalue()
+
+
+def _header(schema_id: int | None) -> bytes:
+    return b"" if schema_id is None else b"\0" + schema_id.to_bytes(_HEADER - 1, "big")
+
+
+def _datum(schema: ChunkSchema, body: bytes) -> dict[str, Any] | Refusal:
+    stream = BytesIO(body)
+    try:
+        record: Any = fastavro.schemaless_reader(stream, schema.parsed, None)
+        if stream.tell() != len(body):
+            return Refusal(Reason.DECODE, f"{len(body) - stream.tell()} bytes are left over after the Avro datum")
+        again = BytesIO()
+        if not schema.has_array:
+            fastavro.schemaless_writer(again, schema.parsed, record)
+    except Exception as error:  # fastavro raises whatever hostile bytes make it stumble over
+        return Refusal(Reason.DECODE, f"no Avro datum of the schema in {len(body)} bytes ({type(error).__name__})")
+    # Over-long numbers and negative union indices are read without complaint, but never written. (Arrays have many encodings.)
+    if not schema.has_array and again.getvalue() != body:
+        return Refusal(Reason.DECODE, "the Avro datum is not encoded as the specification says")
+    datum: dict[str, Any] = record
+    return datum
+
+
+def _doubles(data: np.ndarray, at: np.ndarray) -> np.ndarray:
+    return data[at[:, None] + np.arange(8)].view(_FLOAT64)[:, 0].astype(np.float64, copy=False)
+
+
+def _lengths(data: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Zigzag numbers of at most four bytes and where they stop; −1 where one is negative, longer, or longer than needed."""
+    groups = data[at[:, None] + np.arange(4)].astype(np.int64)
+    sizes = 1 + np.cumprod(groups >= 0x80, axis=1).sum(axis=1)
+    used = np.arange(4) < sizes[:, None]
+    zigzag = (np.where(used, groups & 0x7F, 0) << np.arange(0, 28, 7)).sum(axis=1)
+    shortest = (sizes == 1) | (zigzag >> (7 * (sizes - 1)) > 0)
+    return np.where((zigzag & 1 == 0) & (sizes <= 4) & shortest, zigzag >> 1, -1), at + sizes
+
+
+def _longs(values: np.ndarray) -> list[bytes]:
+    """Each number in zigzag, seven bits a byte, low ones first."""
+    zigzag = ((values << 1) ^ (values >> 63)).astype(np.int64).view(np.uint64)
+    groups = zigzag[:, None] >> np.arange(0, 70, 7, dtype=np.uint64)
+    sizes = np.maximum(1, (groups != 0).sum(axis=1))
+    more = np.arange(10) < sizes[:, None] - 1
+    data = ((groups & np.uint64(0x7F)) | np.where(more, np.uint64(0x80), np.uint64(0))).astype(np.uint8).tobytes()
+    return [data[10 * row : 10 * row + size] for row, size in enumerate(sizes.tolist())]
+
+
+def _items(values: np.ndarray) -> tuple[bytes, int]:
+    """Every row as an array of floats in one block, and the bytes of each."""
+    (count,) = _longs(np.array([values.shape[1]]))
+    rows = np.zeros((len(values), len(count) + FLOAT32.itemsize * values.shape[1] + 1), np.uint8)
+    rows[:, : len(count)] = np.frombuffer(count, np.uint8)
+    rows[:, len(count) : -1] = np.ascontiguousarray(values, FLOAT32).view(np.uint8).reshape(len(values), -1)
+    return rows.tobytes(), rows.shape[1]
