@@ -1,0 +1,47 @@
+"""Reading the in-memory log without a group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from service.errors import TransportUnavailable
+from service.transport.interface import Isolation, Partition, RecordBatch
+from service.transport.memory.log import MemoryLog, outside
+
+_MAX_RECORDS = 10_000
+
+
+class MemoryReader:
+    """Implements `Reader`."""
+
+    def __init__(self, log: MemoryLog, isolation: Isolation) -> None:
+        self._log = log
+        self._isolation = isolation
+
+    def partitions(self, topic: str, timeout: float) -> int | None:
+        return self._log.count(topic) or None
+
+    def watermarks(self, partition: Partition, timeout: float) -> tuple[int, int]:
+        with self._log.changed:
+            log = self._log.partition(partition)
+            return log.start, log.end
+
+    def read(self, partition: Partition, start: int, stop: int, timeout: float) -> Iterator[RecordBatch]:
+        position = start
+        while position < stop:
+            batch, position = self._next(partition, position, stop, timeout)
+            if batch is not None:
+                yield batch
+
+    def close(self) -> None: ...
+
+    def _next(self, partition: Partition, position: int, stop: int, timeout: float) -> tuple[RecordBatch | None, int]:
+        with self._log.changed:
+            log = self._log.partition(partition)
+            if not log.start <= position <= log.end:
+                raise outside(partition, position, log)
+            if not self._log.changed.wait_for(lambda: log.limit(self._isolation) > position, timeout):
+                raise TransportUnavailable(
+                    f"{partition.topic}[{partition.partition}]: no progress from offset {position} towards {stop} in {timeout} s"
+                )
+            return log.read(position, _MAX_RECORDS, self._isolation, stop)
