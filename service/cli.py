@@ -102,3 +102,136 @@ def config_schema(
     from service.config import Config
 
     print(json.dumps(Config.model_json_schema(), indent=2))
+
+
+model = typer.Typer(help="What the network looks like when it streams, and proof that it does so exactly.", no_args_is_help=True)
+main.add_typer(model, name="model")
+bench = typer.Typer(help="Figures beside those of peers, from one run.", no_args_is_help=True)
+main.add_typer(bench, name="bench")
+
+
+@main.command()
+def run(
+    path: ConfigFile,
+    accept_fingerprint: Annotated[
+        bool, typer.Option("--accept-fingerprint", help="Replay input that another version of the program has processed.")
+    ] = False,
+) -> None:
+    """Run the worker until SIGTERM or SIGINT; then finish, commit, leave."""
+    from service.commands.run import run as work
+    from service.config import load
+    from service.observe.logging import configure_logging
+    from service.transport.kafka import KafkaTransport
+
+    settings = load(path)
+    configure_logging(settings.log.format, settings.log.level)
+    work(settings, KafkaTransport(settings.kafka), accept_fingerprint)
+
+
+@main.command()
+def topics(
+    path: ConfigFile,
+    create: Annotated[bool, typer.Option("--create", help="Create what is missing.")] = False,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of the input topic, where it is missing.")] = 4,
+    replication: Annotated[int | None, typer.Option(min=1, help="Replicas of new topics; by default the broker's.")] = None,
+) -> None:
+    """Show the topics that the application needs, what is missing or wrong."""
+    from service.commands.topics import topics as show
+    from service.config import load
+    from service.transport.kafka import KafkaTransport
+
+    settings = load(path)
+    show(settings, KafkaTransport(settings.kafka), create, partitions, replication)
+
+
+@model.command("show")
+def model_show(path: ConfigFile) -> None:
+    """Operators, receptive field, delay, bytes per key."""
+    from service.commands.model import show
+    from service.config import load
+
+    show(load(path))
+
+
+@model.command("verify")
+def model_verify(path: ConfigFile) -> None:
+    """Show on random chunkings that streamed equals offline."""
+    from service.commands.model import verify
+    from service.config import load
+
+    verify(load(path))
+
+
+@main.command()
+def audit(path: ConfigFile, json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+    """Judge all that was published against the plain network, offline. Exit 0 only when all is right."""
+    from service.commands.audit import audit as judge
+    from service.config import load
+    from service.transport.kafka import KafkaTransport
+
+    settings = load(path)
+    if not judge(settings, KafkaTransport(settings.kafka), json):
+        raise typer.Exit(1)
+
+
+@main.command()
+def produce(
+    path: ConfigFile,
+    file: Annotated[Path | None, typer.Option(help='JSON lines {"key", "t", "x"}; - is standard input.')] = None,
+    keys: Annotated[int, typer.Option(min=1, help="Made-up signals: how many devices.")] = 3,
+    records: Annotated[int, typer.Option(min=1, help="Records per device.")] = 20,
+    samples: Annotated[int, typer.Option(min=1, help="Samples per record.")] = 100,
+    end: Annotated[bool, typer.Option("--end", help="End every stream with a null value.")] = False,
+    realtime: Annotated[bool, typer.Option("--realtime", help="As fast as devices would.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+) -> None:
+    """Publish sample records to the input topic: from a file, or made-up sines with noise."""
+    from service.commands.produce import Signal
+    from service.commands.produce import produce as publish
+    from service.config import load
+    from service.transport.kafka import KafkaTransport
+
+    settings = load(path)
+    count = publish(settings, KafkaTransport(settings.kafka), Signal(keys, records, samples, end, realtime, seed), file)
+    print(f"{count} records published to {settings.input.topic}")
+
+
+@main.command()
+def tail(
+    path: ConfigFile,
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Not only what comes from now on.")] = False,
+    count: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The records as they are.")] = False,
+) -> None:
+    """Print predictions as they are committed."""
+    from service.commands.tail import tail as follow
+    from service.config import load
+    from service.transport.kafka import KafkaTransport
+
+    settings = load(path)
+    follow(settings, KafkaTransport(settings.kafka), from_beginning, count, json)
+
+
+@main.command()
+def demo(
+    seconds: Annotated[float | None, typer.Option(min=1, help="Stop and audit after so long; without it, on Ctrl-C.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the live view.")] = False,
+    broker: Annotated[str, typer.Option(help="auto, kafka or memory.")] = "auto",
+    bootstrap: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="A broker that runs already.")] = None,
+) -> None:
+    """Broker, topics, simulated machines, worker, live view, and an audit at the end."""
+    from service.demo.show import run as show
+
+    raise typer.Exit(show(seconds, json, broker, bootstrap))
+
+
+@bench.command("service")
+def bench_service(
+    json: Annotated[bool, typer.Option("--json", help="JSON lines.")] = False,
+    records: Annotated[int, typer.Option(min=1000, help="Input records.")] = 200_000,
+    peers: Annotated[bool, typer.Option(help="Run the peers beside it.")] = True,
+) -> None:
+    """The whole service on a real broker, beside Quix Streams doing the same job."""
+    from service.bench.service import main as compare
+
+    raise typer.Exit(compare(json=json, records=records, peers=peers))
