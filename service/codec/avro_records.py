@@ -243,5 +243,5 @@ def _items(values: np.ndarray) -> tuple[bytes, int]:
     (count,) = _longs(np.array([values.shape[1]]))
     rows = np.zeros((len(values), len(count) + FLOAT32.itemsize * values.shape[1] + 1), np.uint8)
     rows[:, : len(count)] = np.frombuffer(count, np.uint8)
-    rows[:, len(count) : -1] = np.ascontiguousarray(values, FLOAT32).view(np.uint8).reshape(len(values), -1)
+    rows[:, len(count) : -1] = np.ascontiguousarray(values, FLOAT32).view(np.uint8)
     return rows.tobytes(), rows.shape[1]

@@ -14,7 +14,6 @@ import sys
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
