@@ -22,6 +22,4 @@ def helm(root: Path) -> str:
     cache = Path(os.environ.get("PENSTOCK_CACHE", Path.home() / ".cache" / "penstock"))
     if not list(cache.glob("bin/helm-*")) and os.environ.get("CI") != "true":
         pytest.skip("Helm is missing: put helm on PATH, or run `make helm-tool` (needs Go, takes about two minutes)")
-    return subprocess.run(
-        ["make", "--silent", "helm-tool"], cwd=root, check=True, capture_output=True, text=True
-    ).stdout.strip()
+    return subprocess.run(["make", "--silent", "helm-tool"], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
