@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,7 +61,8 @@ class Application:
         transport: Transport,
         metrics: Metrics | None = None,
         accept_fingerprint: bool = False,
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        longest_poll: float = 0.1,
     ) -> Worker:
         """Checks the topics (raises `OperatorActionRequired`) and makes the loop, not yet connected to its group."""
         config = self.config
@@ -75,6 +77,7 @@ class Application:
             commit_interval=config.commit.interval,
             transaction_timeout=config.commit.transaction_timeout,
             max_records=config.poll.max_records,
+            longest_poll=longest_poll,
         )
         return Worker(
             settings,
@@ -85,7 +88,7 @@ class Application:
             SnapshotPolicy(config.state.snapshot_every, config.state.replay_records),
             RestorePolicy(config.snapshot_topic, self.fingerprint, accept_fingerprint),
             metrics or Metrics(),
-            **({"clock": clock} if clock else {}),
+            clock,
         )
 
     def run(self, transport: Transport, stop: threading.Event, accept_fingerprint: bool = False) -> None:
@@ -103,9 +106,7 @@ def required_topics(config: Config, partitions: int) -> list[TopicDescription]:
     ]
 
 
-def topic_problems(
-    config: Config, transport: Transport, timeout: float = 10.0
-) -> tuple[int, list[str], list[TopicDescription]]:
+def topic_problems(config: Config, transport: Transport, timeout: float = 10.0) -> tuple[int, list[str], list[TopicDescription]]:
     """The input's partition count (0 where there is no input), what is wrong, and what is missing."""
     wanted = required_topics(config, partitions=1)
     found = transport.admin().describe([topic.name for topic in wanted], timeout)
@@ -129,8 +130,6 @@ def check_topics(config: Config, transport: Transport) -> int:
     """The input's partition count. Raises `OperatorActionRequired` where a topic is missing or wrong."""
     partitions, problems, missing = topic_problems(config, transport)
     if problems:
-        way_out = (
-            "penstock topics CONFIG --create makes what is missing" if missing else "mend the topics before the next start"
-        )
+        way_out = "penstock topics CONFIG --create makes what is missing" if missing else "mend the topics before the next start"
         raise OperatorActionRequired(f"{'; '.join(problems)}. {way_out[0].upper()}{way_out[1:]}.")
     return partitions

@@ -85,7 +85,7 @@ def restore(task: Task, source: Source, reader: Reader, policy: RestorePolicy) -
 def _committed(task: Task, source: Source) -> Generator[None, None, Committed | None]:
     while True:
         try:
-            return source.committed([task.input], timeout=1.0)[task.input]
+            return source.committed([task.input], timeout=0.1)[task.input]
         except OffsetsPending:
             yield
 

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,10 @@ from service.emission import predictions
 from service.epoch import Epoch, Topics
 from service.errors import EpochAborted, OutcomeUnknown, PenstockError, TransportUnavailable
 from service.observe.metrics import Metrics
-from service.restore import Restored, RestorePolicy, restore
+from service.restore import RestorePolicy
 from service.scheduler import Batch, DeadLetter, Scheduler
 from service.state import CLEAN, SnapshotPolicy, Streams, replay_from
-from service.task import OffsetMetadata, Phase, Task
+from service.task import OffsetMetadata
 from service.transport.interface import (
     Committed,
     Membership,
@@ -46,6 +46,7 @@ class WorkerSettings:
     max_records: int = 4096
     max_consecutive_aborts: int = 20
     call_timeout: float = 30.0
+    longest_poll: float = 0.1
 
 
 class Worker:
@@ -63,21 +64,22 @@ class Worker:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._transport = transport
         self._scheduler = scheduler
-        self._streams = streams
+        self.streams = streams
         self._encoder = encoder
         self._policy = policy
         self._recovery = recovery
         self._metrics = metrics
         self._clock = clock
         self._sleep = sleep
-        self.tasks: dict[int, Task] = {}
-        self._restoring: dict[int, Generator[None, None, Restored]] = {}
+        self._wall = wall
         self._source = transport.source(settings.membership)
         self._reader = transport.reader()
+        self._assignment = Assignment(self._source, self._reader, streams, recovery, metrics, clock)
         self._sink = transport.sink(settings.transactional_id, settings.transaction_timeout)
         self._epoch = Epoch(self._sink, settings.topics)
         self._again: list[RecordBatch] = []  # live records of an aborted epoch, to be fed before new ones
@@ -105,10 +107,10 @@ class Worker:
     def turn(self) -> None:
         """One round of the loop."""
         try:
-            self._restore_tasks()
+            self._assignment.advance()
             polled = self._source.poll(self._settings.max_records, self._patience())
             records, self._again = self._again + polled, []
-            replayed, live = self._split(records)
+            replayed, live = self._assignment.split(records)
             self._replay(replayed)
             self._feed(live)
             if self._due():
@@ -116,18 +118,17 @@ class Worker:
         except EpochAborted as error:
             self._roll_back(error)
         except OutcomeUnknown as error:
-            self._unknown = True
-            log.warning("commit_outcome_unknown", reason=str(error))
+            self._note_unknown(error)
         if self._unknown:
             self._start_over()
 
     def _replay(self, records: Sequence[RecordBatch]) -> None:
         """Feed committed input again; nothing is published."""
         for batch in self._scheduler.batches(self._scheduler.decode(records), live=False):
-            self._streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
+            self.streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
             self._scheduler.settle(batch, self._clock())
         for part in records:
-            task = self.tasks[part.partition]
+            task = self._assignment.tasks[part.partition]
             task.next_offset = part.offsets[-1] + 1
             self._metrics.replayed(len(part))
 
@@ -145,13 +146,13 @@ class Worker:
         for batch in self._scheduler.batches(schedule, live=True):
             self._step(batch, records)
         for part in records:
-            self.tasks[part.partition].next_offset = part.offsets[-1] + 1
+            self._assignment.tasks[part.partition].next_offset = part.offsets[-1] + 1
 
     def _step(self, batch: Batch, records: list[RecordBatch]) -> None:
-        self._streams.protect(batch.slots)
+        self.streams.protect(batch.slots)
         with self._metrics.stepping(len(batch.slots), len(batch.values)):
-            values, lengths = self._streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
-        for keys, outputs in predictions(batch, values, lengths, self._streams.table, self._settings.input):
+            values, lengths = self.streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
+        for keys, outputs in predictions(batch, values, lengths, self.streams.table, self._settings.input):
             with self._metrics.encoding(len(keys)):
                 encoded = self._encoder.encode(outputs)
             self._epoch.publish(keys, encoded)
@@ -181,28 +182,11 @@ class Worker:
 
     def _patience(self) -> float:
         """How long a poll may wait, in seconds."""
-        if self._restoring or self._again:
+        if self._assignment.restoring or self._again:
             return 0.0
         if not self._epoch.open:
-            return 0.1
-        return max(0.0, min(0.1, self._epoch.begun_at + self._settings.commit_interval - self._clock()))
-
-    def _split(self, records: list[RecordBatch]) -> tuple[list[RecordBatch], list[RecordBatch]]:
-        """Committed records to replay, and live ones; what a task gave up meanwhile falls out."""
-        replayed, live = [], []
-        for part in records:
-            task = self.tasks.get(part.partition)
-            if task is None or task.phase not in (Phase.REPLAYING, Phase.LIVE) or not len(part):
-                continue
-            cut = 0 if task.live else bisect_left(part.offsets, task.live_at)
-            if cut:
-                replayed.append(_slice(part, 0, cut))
-            if cut < len(part):
-                live.append(_slice(part, cut, len(part)) if cut else part)
-            if task.phase is Phase.REPLAYING and part.offsets[-1] + 1 >= task.live_at:
-                task.enter(Phase.LIVE)
-                log.info("task_live", task=task.number, offset=task.live_at)
-        return replayed, live
+            return self._settings.longest_poll
+        return max(0.0, min(self._settings.longest_poll, self._epoch.begun_at + self._settings.commit_interval - self._clock()))
 
     # commits
 
@@ -210,48 +194,47 @@ class Worker:
         now = self._clock()
         if self._epoch.open:
             return now - self._epoch.begun_at >= self._settings.commit_interval
-        if any(task.live and not task.metadata for task in self.tasks.values()):
+        if any(task.live and not task.metadata for task in self._assignment.tasks.values()):
             return True
         idle = now - self._committed_at >= self._settings.commit_interval
-        return idle and self._policy.overdue(self._streams.table, self._live(), now)
+        return idle and self._policy.overdue(self.streams.table, self._assignment.live(), now)
 
     def commit(self, closing: Collection[int] = ()) -> None:
         """Snapshots, offsets, commit. Of tasks in `closing` every dirty stream is snapshotted, so that nothing needs replay."""
-        now, table, live = self._clock(), self._streams.table, self._live()
+        now, table, live = self._clock(), self.streams.table, self._assignment.live()
         chosen = self._policy.choose(table, live, now, now - self._committed_at)
         if closing:
             dirty = table.dirty()
             leaving = np.isin(table.column("task")[dirty], [task for task in closing if task in live])
             chosen = np.union1d(chosen, dirty[leaving])
-        if not self._epoch.open and not len(chosen) and all(self.tasks[task].metadata for task in live):
+        if not self._epoch.open and not len(chosen) and all(self._assignment.tasks[task].metadata for task in live):
             return
         self._epoch.begin(now)
-        for slot, snapshot in zip(chosen.tolist(), self._streams.freeze(chosen) if len(chosen) else [], strict=True):
+        for slot, snapshot in zip(chosen.tolist(), self.streams.freeze(chosen) if len(chosen) else [], strict=True):
             self._epoch.snapshot(int(table.column("task")[slot]), table.keys[slot], snapshot.to_bytes())
         offsets = {}
         for number, offset in live.items():
             start = replay_from(table, number, offset, chosen)
             metadata = OffsetMetadata(start, self._settings.partitions, self._recovery.fingerprint)
-            offsets[self.tasks[number].input] = Committed(offset, metadata.to_text())
+            offsets[self._assignment.tasks[number].input] = Committed(offset, metadata.to_text())
         with self._metrics.committing():
             self._epoch.commit(offsets, self._source.group(), self._settings.transaction_timeout)
         self._settle(offsets, chosen)
 
     def _settle(self, offsets: dict[Partition, Committed], snapshotted: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
-        table = self._streams.table
+        table = self.streams.table
         table.rows["dirty_since"][snapshotted] = CLEAN
         table.rows["snapshotted"][snapshotted] = True
-        self._streams.settle()
+        self.streams.settle()
         for partition, (offset, metadata) in offsets.items():
-            task = self.tasks[partition.partition]
+            task = self._assignment.tasks[partition.partition]
             task.committed, task.metadata = offset, metadata
         self._metrics.committed(self._epoch.snapshots, self._epoch.snapshot_bytes, table.used)
+        if self._epoch.records:
+            self._metrics.waited(self._wall() - min(part.timestamps[0] for part in self._epoch.records) / 1000)
         self._epoch = Epoch(self._sink, self._settings.topics)
         self._aborts = 0
         self._committed_at = self._clock()
-
-    def _live(self) -> dict[int, int]:
-        return {number: task.next_offset for number, task in self.tasks.items() if task.live}
 
     # the ways back
 
@@ -268,101 +251,63 @@ class Worker:
         try:
             epoch.abort(self._settings.call_timeout)
         except OutcomeUnknown as unknown:
-            log.warning("abort_outcome_unknown", reason=str(unknown))
-            self._unknown = True
-        self._streams.rollback()
+            self._note_unknown(unknown)
+        self.streams.rollback()
         self._again = epoch.records + self._again
-        for task in self.tasks.values():
+        for task in self._assignment.tasks.values():
             if task.live:
                 task.next_offset = task.committed
         self._committed_at = self._clock()
 
+    def _note_unknown(self, error: OutcomeUnknown) -> None:
+        self._unknown = True
+        self._metrics.outcome_unknown()
+        log.warning("outcome_unknown", reason=str(error))
+
     def _start_over(self) -> None:
         """A new producer settles what became of the old one's transaction; every task then recovers from the log."""
-        self._unknown = False
         with contextlib.suppress(PenstockError):
             self._sink.close()
         self._sink = self._transport.sink(self._settings.transactional_id, self._settings.transaction_timeout)
         self._sink.open(self._settings.call_timeout)
         self._epoch = Epoch(self._sink, self._settings.topics)
-        self._streams.rollback()
-        inputs = [task.input for task in self.tasks.values()]
+        inputs = [task.input for task in self._assignment.tasks.values()]
         self._source.pause(inputs)
-        for partition in inputs:
-            self._drop(partition.partition)
-        self.assigned(inputs)
+        self._give_up(inputs)
+        self._assignment.add(inputs)
+        self._unknown = False
 
     # tasks and rebalances
 
     def assigned(self, partitions: Sequence[Partition]) -> None:
-        for partition in partitions:
-            task = Task(partition.partition, partition)
-            task.enter(Phase.RESTORING)
-            self.tasks[task.number] = task
-            self._restoring[task.number] = restore(task, self._source, self._reader, self._recovery)
-        log.info("assigned", tasks=[partition.partition for partition in partitions])
+        log.info("assigned", tasks=_numbers(partitions))
         self._metrics.rebalanced("assigned")
+        self._assignment.add(partitions)
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
-        log.info("revoked", tasks=[partition.partition for partition in partitions])
+        log.info("revoked", tasks=_numbers(partitions))
         self._metrics.rebalanced("revoked")
         if not self._stopping and not self._unknown:
             try:
-                self.commit(closing=[partition.partition for partition in partitions])
+                self.commit(closing=_numbers(partitions))
             except EpochAborted as error:
                 self._roll_back(error)
             except OutcomeUnknown as error:
-                log.warning("commit_outcome_unknown", reason=str(error))
-                self._unknown = True
-        if self._unknown:
-            self._streams.rollback()
-        for partition in partitions:
-            self._drop(partition.partition)
+                self._note_unknown(error)
+        self._give_up(partitions)
 
     def lost(self, partitions: Sequence[Partition]) -> None:
-        log.warning("lost", tasks=[partition.partition for partition in partitions])
+        log.warning("lost", tasks=_numbers(partitions))
         self._metrics.rebalanced("lost")
         if not self._stopping and not self._unknown:
             self._roll_back(EpochAborted("the group has given our partitions to another member"))
-        for partition in partitions:
-            self._drop(partition.partition)
+        self._give_up(partitions)
 
-    def _drop(self, number: int) -> None:
-        task = self.tasks.pop(number, None)
-        if task is not None:
-            task.enter(Phase.CLOSED)
-            self._restoring.pop(number, None)
-            self._streams.drop(number)
-            self._again = [part for part in self._again if part.partition != number]
-
-    def _restore_tasks(self) -> None:
-        """A little of each recovery, so that polling and the running tasks go on."""
-        until = self._clock() + 0.1
-        for number, recovery in list(self._restoring.items()):
-            try:
-                while self._clock() < until:
-                    next(recovery)
-                return
-            except StopIteration as finished:
-                del self._restoring[number]
-                self._begin(self.tasks[number], finished.value)
-
-    def _begin(self, task: Task, restored: Restored) -> None:
-        self._streams.assign(task.number, restored.frozen)
-        task.committed, task.live_at, task.next_offset = restored.live_at, restored.live_at, restored.replay_from
-        task.metadata = restored.metadata
-        task.enter(Phase.LIVE if restored.replay_from >= restored.live_at else Phase.REPLAYING)
-        if restored.accepted_fingerprint is not None:
-            log.warning("fingerprint_accepted", task=task.number, was=restored.accepted_fingerprint)
-        log.info(
-            "task_restored",
-            task=task.number,
-            phase=task.phase.value,
-            snapshots=len(restored.frozen),
-            replay_from=restored.replay_from,
-            live_at=restored.live_at,
-        )
-        self._source.start(task.input, restored.replay_from)
+    def _give_up(self, partitions: Sequence[Partition]) -> None:
+        if self._unknown:
+            self.streams.rollback()
+        self._assignment.drop(partitions)
+        self._again = [part for part in self._again if Partition(part.topic, part.partition) not in partitions]
 
     # the end
 
@@ -371,13 +316,13 @@ class Worker:
         while True:
             try:
                 records, self._again = self._again, []
-                self._feed(self._split(records)[1])
-                self.commit(closing=self.tasks)
+                self._feed(self._assignment.split(records)[1])
+                self.commit(closing=self._assignment.tasks)
                 return
             except EpochAborted as error:
                 self._roll_back(error)
             except OutcomeUnknown as error:
-                log.warning("commit_outcome_unknown", reason=str(error), note="the next start finds out")
+                self._note_unknown(error)  # the next start finds out
                 return
 
     def close(self) -> None:
@@ -390,13 +335,5 @@ class Worker:
                 part.close()
 
 
-def _slice(part: RecordBatch, begin: int, end: int) -> RecordBatch:
-    return RecordBatch(
-        part.topic,
-        part.partition,
-        part.offsets[begin:end],
-        part.timestamps[begin:end],
-        part.keys[begin:end],
-        part.values[begin:end],
-        lambda row: part.headers(begin + row),
-    )
+def _numbers(partitions: Sequence[Partition]) -> list[int]:
+    return [partition.partition for partition in partitions]

@@ -52,6 +52,12 @@ class RecordBatch:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def slice(self, begin: int, end: int) -> RecordBatch:
+        """Rows `begin … end − 1`, as a batch of their own."""
+        columns = (self.offsets, self.timestamps, self.keys, self.values)
+        offsets, timestamps, keys, values = (column[begin:end] for column in columns)
+        return RecordBatch(self.topic, self.partition, offsets, timestamps, keys, values, lambda row: self.headers(begin + row))
+
 
 class RebalanceListener(Protocol):
     """Called from inside `Source.poll` (and `Source.close`), never from another thread."""

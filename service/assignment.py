@@ -1,0 +1,121 @@
+"""The tasks that this process holds at the moment, and how each gets from its assignment to live."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Sequence
+
+import structlog
+
+from service.observe.metrics import Metrics
+from service.restore import Restored, RestorePolicy, restore
+from service.state import Streams
+from service.task import Phase, Task
+from service.transport.interface import Partition, Reader, RecordBatch, Source
+
+log = structlog.get_logger("penstock.assignment")
+
+_SLICE = 0.1
+"""How long restoring may keep the loop from polling, in seconds."""
+
+
+class Assignment:
+    """Owns the tasks. Restoring goes on a little at each `advance`, so that polling and the running tasks go on too."""
+
+    def __init__(
+        self,
+        source: Source,
+        reader: Reader,
+        streams: Streams,
+        policy: RestorePolicy,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self.tasks: dict[int, Task] = {}
+        self._restoring: dict[int, Generator[None, None, Restored]] = {}
+        self._assigned_at: dict[int, float] = {}
+        self._source = source
+        self._reader = reader
+        self._streams = streams
+        self._policy = policy
+        self._metrics = metrics
+        self._clock = clock
+
+    @property
+    def restoring(self) -> bool:
+        return bool(self._restoring)
+
+    def live(self) -> dict[int, int]:
+        """The next offset of each live task."""
+        return {number: task.next_offset for number, task in self.tasks.items() if task.live}
+
+    def add(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            task = Task(partition.partition, partition)
+            task.enter(Phase.RESTORING)
+            self.tasks[task.number] = task
+            self._restoring[task.number] = restore(task, self._source, self._reader, self._policy)
+            self._assigned_at[task.number] = self._clock()
+
+    def drop(self, partitions: Sequence[Partition]) -> None:
+        """Forget these tasks and their streams; nothing of them may be unsettled."""
+        for partition in partitions:
+            task = self.tasks.pop(partition.partition, None)
+            if task is not None:
+                task.enter(Phase.CLOSED)
+                self._restoring.pop(task.number, None)
+                self._streams.drop(task.number)
+                self._metrics.forget(partition.topic, partition.partition)
+
+    def advance(self) -> None:
+        """Go on with restoring, for a short while. Raises what `restore` raises."""
+        until = self._clock() + _SLICE
+        for number, recovery in list(self._restoring.items()):
+            try:
+                next(recovery)
+                while self._clock() < until:
+                    next(recovery)
+            except StopIteration as finished:
+                del self._restoring[number]
+                self._begin(self.tasks[number], finished.value)
+
+    def split(self, records: Sequence[RecordBatch]) -> tuple[list[RecordBatch], list[RecordBatch]]:
+        """Committed records to replay, and live ones; what belongs to no task falls out. A task that has them all is live."""
+        replayed, live = [], []
+        for part in records:
+            task = self.tasks.get(part.partition)
+            if task is None or task.phase not in (Phase.REPLAYING, Phase.LIVE) or not len(part):
+                continue
+            cut = 0 if task.live else bisect_left(part.offsets, task.live_at)
+            if cut:
+                replayed.append(part.slice(0, cut))
+            if cut < len(part):
+                live.append(part.slice(cut, len(part)) if cut else part)
+            if task.phase is Phase.REPLAYING and part.offsets[-1] + 1 >= task.live_at:
+                self._go_live(task)
+        return replayed, live
+
+    def _begin(self, task: Task, restored: Restored) -> None:
+        self._streams.assign(task.number, restored.frozen)
+        task.committed, task.live_at, task.next_offset = restored.live_at, restored.live_at, restored.replay_from
+        task.metadata = restored.metadata
+        if restored.accepted_fingerprint is not None:
+            log.warning("fingerprint_accepted", task=task.number, was=restored.accepted_fingerprint)
+        log.info(
+            "restored",
+            task=task.number,
+            snapshots=len(restored.frozen),
+            replay_from=restored.replay_from,
+            live_at=restored.live_at,
+        )
+        if restored.replay_from < restored.live_at:
+            task.enter(Phase.REPLAYING)
+        else:
+            self._go_live(task)
+        self._source.start(task.input, restored.replay_from)
+
+    def _go_live(self, task: Task) -> None:
+        task.enter(Phase.LIVE)
+        seconds = self._clock() - self._assigned_at.pop(task.number)
+        self._metrics.restored(seconds)
+        log.info("live", task=task.number, offset=task.live_at, seconds=round(seconds, 3))

@@ -1,0 +1,136 @@
+"""Workers on the in-memory log, driven one turn at a time, with a clock that only the test moves."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import orjson
+
+from service.app import Application, required_topics
+from service.audit import AuditReport
+from service.audit.read import audit
+from service.config import Config
+from service.errors import Fenced, OffsetsPending
+from service.transport.interface import Isolation, Membership, Partition, RecordBatch
+from service.transport.memory import MemoryLog, MemoryTransport
+from service.worker import Worker
+from tests.applications import chunk, configured
+
+PARTITIONS = 2
+INSTANCES = ["one", "two"]
+
+
+class Cluster:
+    """A log, a clock that only tests move, and the workers that are up."""
+
+    def __init__(self, applications: dict[str, Application]) -> None:
+        self.applications = applications
+        self.config: Config = applications["one"].config
+        self.now = 1_700_000_000.0
+        self.log = MemoryLog(clock=lambda: self.now)
+        self.transport = MemoryTransport(self.log)
+        self.transport.admin().create(required_topics(self.config, PARTITIONS), 1.0)
+        self.workers: dict[str, Worker] = {}
+        self.seed = 0
+
+    def produce(self, key: bytes, samples: int) -> None:
+        self.seed += 1
+        self.publish(key, chunk(self.now * 1000, samples, self.seed))
+
+    def publish(self, key: bytes, value: bytes | None) -> None:
+        self.transport.publisher().publish("in", value, key=key)
+
+    def start(self, name: str) -> None:
+        worker = self.applications[name].worker(self.transport, clock=lambda: self.now, longest_poll=0.0)
+        worker.open()
+        self.workers[name] = worker
+
+    def turn(self, name: str) -> None:
+        """A worker that finds itself fenced is gone, as the process would be."""
+        try:
+            self.workers[name].turn()
+        except Fenced:
+            self.crash(name)
+
+    def crash(self, name: str) -> None:
+        del self.workers[name]
+
+    def stop(self, name: str) -> None:
+        worker = self.workers.pop(name)
+        try:
+            with contextlib.suppress(Fenced):
+                worker.finish()
+        finally:
+            worker.close()
+
+    def expel(self, name: str) -> None:
+        """The group has not heard of this instance for too long, nor the transaction coordinator."""
+        self.log.expire_member(self.config.app, name)
+        self.now += 20.0
+        self.log.expire_transactions()
+
+    def audit(self) -> AuditReport | None:
+        source = self.transport.source(Membership(self.config.app, "looking"))
+        try:
+            source.committed([Partition("in", number) for number in range(PARTITIONS)], 0.0)
+        except OffsetsPending:
+            return None
+        return audit(self.applications["one"], self.transport)
+
+    def drain(self) -> None:
+        """One worker alone until everything is committed."""
+        for name in INSTANCES:
+            self.workers.pop(name, None)
+            self.expel(name)
+        self.start("one")
+        for _ in range(200):
+            self.now += 0.06
+            self.workers["one"].turn()
+            if self.lag() == 0:
+                return
+        raise AssertionError(f"{self.lag()} records are still not committed")
+
+    def lag(self) -> int:
+        inputs = [Partition("in", number) for number in range(PARTITIONS)]
+        committed = self.transport.source(Membership(self.config.app, "looking")).committed(inputs, 0.0)
+        ends = {partition: self.log.partition(partition).end for partition in inputs}
+        return sum(end - (committed[partition].offset if committed[partition] else 0) for partition, end in ends.items())
+
+    def work(self, name: str = "one", turns: int = 6) -> None:
+        """Turns enough to restore, replay, feed and commit what there is."""
+        for _ in range(turns):
+            self.now += 0.06
+            self.turn(name)
+
+    def read(self, topic: str) -> list[tuple[bytes | None, bytes | None, dict[str, bytes | None]]]:
+        """Key, value and headers of all committed records, partition after partition."""
+        reader = self.transport.reader(Isolation.READ_COMMITTED)
+        found: list[tuple[bytes | None, bytes | None, dict[str, bytes | None]]] = []
+        for number in range(reader.partitions(topic, 1.0) or 0):
+            low, high = reader.watermarks(Partition(topic, number), 1.0)
+            for batch in reader.read(Partition(topic, number), low, high, 1.0):
+                found += _rows(batch)
+        return found
+
+    def predictions(self) -> list[dict[str, object]]:
+        return [orjson.loads(value or b"null") for _, value, _ in self.read("out")]
+
+
+def _rows(batch: RecordBatch) -> list[tuple[bytes | None, bytes | None, dict[str, bytes | None]]]:
+    return [(batch.keys[row], batch.values[row], dict(batch.headers(row))) for row in range(len(batch))]
+
+
+_APPLICATIONS: dict[str, Application] = {}
+
+
+def applications() -> dict[str, Application]:
+    """Converted once: conversion is slow beside a turn."""
+    if not _APPLICATIONS:
+        directory = Path(tempfile.mkdtemp(prefix="penstock-test-"))
+        for name in INSTANCES:
+            _APPLICATIONS[name] = Application.from_config(configured(directory, instance=name))
+        other = write(directory, app="app", instance="one", model=OTHER_MODEL)
+        _APPLICATIONS["other weights"] = Application.from_config(load(other))
+    return _APPLICATIONS

@@ -1,0 +1,124 @@
+"""The law, broker-free: whatever happens, the committed predictions are the module's on each key's whole input, once, bit for bit.
+
+A state machine drives workers on the in-memory log one turn at a time and lets them crash, stop, be expelled and be fenced
+anywhere in between, with faults in the transactions. After every rule the committed part is audited.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from service.errors import Fenced
+from service.transport.memory import Fault
+from tests.applications import chunk
+from tests.cluster import INSTANCES, Cluster, applications
+
+KEYS = [b"a", b"b", b"c", b"d", b"e"]
+
+
+class ExactlyOnce(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.cluster = Cluster(applications())
+        self.cluster.start("one")
+
+    @rule(key=st.sampled_from(KEYS), samples=st.integers(1, 40))
+    def produce(self, key: bytes, samples: int) -> None:
+        self.cluster.produce(key, samples)
+
+    @rule(keys=st.lists(st.sampled_from(KEYS), min_size=2, max_size=12), samples=st.integers(1, 9))
+    def produce_many(self, keys: list[bytes], samples: int) -> None:
+        for key in keys:
+            self.cluster.produce(key, samples)
+
+    @rule(key=st.sampled_from(KEYS))
+    def end(self, key: bytes) -> None:
+        self.cluster.publish(key, None)
+
+    @rule(key=st.sampled_from(KEYS), rate=st.sampled_from([500, 1000]), samples=st.integers(1, 9))
+    def change_rate(self, key: bytes, rate: int, samples: int) -> None:
+        value = chunk(self.cluster.now * 1000, samples, seed=samples)
+        self.cluster.publish(key, value[:-1] + b',"rate":%d}' % rate)
+
+    @rule(key=st.sampled_from(KEYS), value=st.sampled_from([b"", b"{", b'{"t":1,"x":[[1]]}', b'{"t":1,"x":[[NaN,0]]}']))
+    def poison(self, key: bytes, value: bytes) -> None:
+        self.cluster.publish(key, value)
+
+    @rule(seconds=st.sampled_from([0.01, 0.06, 0.5, 3.0]))
+    def wait(self, seconds: float) -> None:
+        self.cluster.now += seconds
+
+    @precondition(lambda self: self.cluster.workers)
+    @rule(data=st.data(), turns=st.integers(1, 4))
+    def turn(self, data: st.DataObject, turns: int) -> None:
+        name = data.draw(st.sampled_from(sorted(self.cluster.workers)))
+        for _ in range(turns):
+            if name in self.cluster.workers:
+                self.cluster.turn(name)
+
+    @precondition(lambda self: self.cluster.workers)
+    @rule()
+    def commit(self) -> None:
+        for name in list(self.cluster.workers):
+            self.cluster.turn(name)
+        self.cluster.now += 0.06
+        for name in list(self.cluster.workers):
+            self.cluster.turn(name)
+
+    @rule(fault=st.sampled_from(list(Fault)))
+    def fail(self, fault: Fault) -> None:
+        self.cluster.log.inject(fault)
+
+    @precondition(lambda self: len(self.cluster.workers) < len(INSTANCES))
+    @rule(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from([name for name in INSTANCES if name not in self.cluster.workers]))
+        self.cluster.start(name)
+
+    @rule(name=st.sampled_from(INSTANCES))
+    def take_over(self, name: str) -> None:
+        """A second process with the same instance name: once it has joined, the first one's next turn is its last."""
+        first = self.cluster.workers.pop(name, None)
+        self.cluster.start(name)
+        self.cluster.turn(name)
+        if first is not None:
+            with pytest.raises(Fenced):
+                first.turn()
+
+    @precondition(lambda self: self.cluster.workers)
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        self.cluster.crash(data.draw(st.sampled_from(sorted(self.cluster.workers))))
+
+    @precondition(lambda self: self.cluster.workers)
+    @rule(data=st.data())
+    def stop(self, data: st.DataObject) -> None:
+        self.cluster.stop(data.draw(st.sampled_from(sorted(self.cluster.workers))))
+
+    @rule(name=st.sampled_from(INSTANCES))
+    def expel(self, name: str) -> None:
+        self.cluster.expel(name)
+
+    @invariant()
+    def what_is_committed_is_right(self) -> None:
+        report = self.cluster.audit()
+        assert report is None or report.passed(exact=True), report
+
+    @invariant()
+    def slots_add_up(self) -> None:
+        for worker in self.cluster.workers.values():
+            worker.streams.table.check_integrity()
+
+    def teardown(self) -> None:
+        if hasattr(self, "cluster"):
+            self.cluster.drain()
+            report = self.cluster.audit()
+            assert report is not None
+            assert report.passed(exact=True), report
+
+
+TestExactlyOnce = ExactlyOnce.TestCase
+TestExactlyOnce.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))

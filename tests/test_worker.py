@@ -1,0 +1,264 @@
+"""What a worker does with ordinary days and with bad ones, on the in-memory log."""
+
+from __future__ import annotations
+
+import numpy as np
+import orjson
+import pytest
+
+from service.errors import Fenced, OperatorActionRequired
+from service.transport.interface import Partition, TopicDescription
+from service.transport.memory import Fault
+from tests.applications import chunk
+from tests.cluster import PARTITIONS, Cluster, applications
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    cluster = Cluster(applications())
+    cluster.start("one")
+    return cluster
+
+
+def audited(cluster: Cluster) -> int:
+    """How many predictions there are, all of them right."""
+    report = cluster.audit()
+    assert report is not None
+    assert report.passed(exact=True), report
+    return report.expected
+
+
+def test_every_record_that_completes_outputs_gets_one_prediction(cluster: Cluster) -> None:
+    for round_ in range(3):
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, samples=5 + round_)
+    cluster.work()
+    assert audited(cluster) == 9
+    found = cluster.predictions()
+    assert {prediction["key"] for prediction in found} == {"a", "b", "c"}
+    assert sorted(prediction["index"] for prediction in found if prediction["key"] == "a") == [0, 5, 11]
+
+
+def test_a_prediction_says_where_and_when(cluster: Cluster) -> None:
+    cluster.publish(b"a", chunk(1_700_000_000_000, 4, seed=1))
+    cluster.publish(b"a", chunk(1_700_000_000_004, 3, seed=2))
+    cluster.work()
+    second = next(prediction for prediction in cluster.predictions() if prediction["index"] == 4)
+    assert second["t"] == 1_700_000_000_004
+    assert second["topic"] == "in"
+    assert (second["stream"], np.shape(second["y"])) == (0, (3, 2))
+
+
+def test_nothing_is_visible_before_the_commit(cluster: Cluster) -> None:
+    cluster.produce(b"a", 5)
+    cluster.turn("one")
+    cluster.turn("one")
+    assert cluster.predictions() == []
+    cluster.work()
+    assert audited(cluster) == 1
+
+
+def test_bad_records_become_dead_letters_and_harm_nobody(cluster: Cluster) -> None:
+    cluster.produce(b"a", 5)
+    cluster.publish(b"a", b"{broken")
+    cluster.publish(b"b", b"")
+    cluster.publish(b"a", b'{"t": 1, "x": [[1.0]]}')
+    cluster.produce(b"a", 5)
+    cluster.work()
+    assert audited(cluster) == 2
+    letters = cluster.read("app.dead-letters")
+    assert sorted(headers["penstock.error"] or b"" for _, _, headers in letters) == [b"decode", b"empty", b"shape"]
+    key, value, headers = next(letter for letter in letters if letter[2]["penstock.error"] == b"decode")
+    assert (key, value) == (b"a", b"{broken")
+    assert headers["penstock.topic"] == b"in"
+    assert headers["penstock.offset"] == b"1"
+
+
+def test_a_null_value_ends_the_stream_and_the_next_record_begins_another(cluster: Cluster) -> None:
+    cluster.produce(b"a", 5)
+    cluster.publish(b"a", None)
+    cluster.produce(b"a", 5)
+    cluster.work()
+    assert audited(cluster) == 2
+    assert {(prediction["stream"], prediction["index"]) for prediction in cluster.predictions()} == {(0, 0), (2, 0)}
+
+
+def test_a_changed_rate_ends_the_stream_and_begins_another(cluster: Cluster) -> None:
+    cluster.produce(b"a", 5)
+    cluster.publish(b"a", chunk(cluster.now * 1000, 5, seed=3)[:-1] + b',"rate":500}')
+    cluster.work()
+    assert audited(cluster) == 2
+    assert {prediction["stream"] for prediction in cluster.predictions()} == {0, 1}
+
+
+def test_after_a_crash_the_state_is_replayed_and_nothing_is_published_twice(cluster: Cluster) -> None:
+    for _ in range(4):
+        cluster.produce(b"a", 7)
+        cluster.produce(b"b", 7)
+        cluster.work(turns=2)
+    cluster.produce(b"a", 7)
+    cluster.turn("one")
+    cluster.crash("one")
+    cluster.produce(b"b", 7)
+    cluster.start("one")
+    cluster.work()
+    assert audited(cluster) == 10
+
+
+def test_a_clean_stop_leaves_nothing_to_replay(cluster: Cluster) -> None:
+    cluster.produce(b"a", 7)
+    cluster.produce(b"b", 7)
+    cluster.work()
+    cluster.stop("one")
+    for number in range(PARTITIONS):
+        committed = cluster.log.group("app").committed[Partition("in", number)]
+        assert orjson.loads(committed.metadata)["replay_from"] == committed.offset
+    assert {key for key, _, _ in cluster.read("app.snapshots")} == {b"a", b"b"}
+    cluster.produce(b"a", 7)
+    cluster.start("one")
+    cluster.work()
+    assert audited(cluster) == 3
+
+
+def test_dirty_streams_are_snapshotted_in_time_even_without_input(cluster: Cluster) -> None:
+    cluster.produce(b"a", 7)
+    cluster.work(turns=3)
+    assert cluster.read("app.snapshots") == []
+    cluster.now += cluster.config.state.snapshot_every
+    cluster.work(turns=2)
+    assert [key for key, _, _ in cluster.read("app.snapshots")] == [b"a"]
+
+
+def test_an_ended_stream_leaves_a_tombstone_where_it_had_a_snapshot(cluster: Cluster) -> None:
+    cluster.produce(b"a", 7)
+    cluster.work(turns=3)
+    cluster.now += 3.0
+    cluster.work(turns=2)
+    cluster.publish(b"a", None)
+    cluster.work()
+    assert [value is None for _, value, _ in cluster.read("app.snapshots")] == [False, True]
+    cluster.crash("one")
+    cluster.produce(b"a", 7)
+    cluster.start("one")
+    cluster.work()
+    assert audited(cluster) == 2
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_a_fault_in_the_transaction_changes_nothing_in_the_end(cluster: Cluster, fault: Fault) -> None:
+    cluster.produce(b"a", 7)
+    cluster.work()
+    cluster.log.inject(fault)
+    cluster.produce(b"a", 7)
+    cluster.produce(b"b", 7)
+    cluster.work(turns=12)
+    assert audited(cluster) == 3
+    cluster.produce(b"a", 7)
+    cluster.work()
+    assert audited(cluster) == 4
+
+
+def test_a_second_process_of_the_same_instance_fences_the_first(cluster: Cluster) -> None:
+    cluster.produce(b"a", 7)
+    cluster.turn("one")
+    first = cluster.workers["one"]
+    cluster.start("one")
+    cluster.work()
+    with pytest.raises(Fenced):
+        first.turn()
+    assert audited(cluster) == 1
+
+
+def test_more_keys_than_slots_grow_the_arena(cluster: Cluster) -> None:
+    keys = [b"key-%d" % number for number in range(3 * cluster.config.state.slots)]
+    for key in keys:
+        cluster.produce(key, 3)
+    cluster.work()
+    for key in keys:
+        cluster.produce(key, 3)
+    cluster.work()
+    assert audited(cluster) == 2 * len(keys)
+
+
+def test_a_join_hands_streams_over_without_replay(cluster: Cluster) -> None:
+    for key in (b"a", b"b", b"c", b"d"):
+        cluster.produce(key, 7)
+    cluster.work()
+    cluster.start("two")
+    for _ in range(10):
+        cluster.now += 0.06
+        cluster.turn("one")
+        cluster.turn("two")
+    for key in (b"a", b"b", b"c", b"d"):
+        cluster.produce(key, 7)
+    for _ in range(5):
+        cluster.now += 0.06
+        cluster.turn("one")
+        cluster.turn("two")
+    assert audited(cluster) == 8
+
+
+class TestContradictionsEndLoudly:
+    """Rule 7: never a silent reset; and nothing is written."""
+
+    @pytest.fixture
+    def stopped(self, cluster: Cluster) -> Cluster:
+        for _ in range(3):
+            for key in (b"a", b"b", b"c", b"d"):
+                cluster.produce(key, 7)
+            cluster.work(turns=3)
+        cluster.stop("one")
+        return cluster
+
+    def refuses(self, cluster: Cluster, message: str) -> None:
+        before = len(cluster.read("out"))
+        cluster.produce(b"a", 7)
+        cluster.start("one")
+        with pytest.raises(OperatorActionRequired, match=message):
+            cluster.work()
+        cluster.workers.pop("one").close()
+        assert len(cluster.read("out")) == before
+
+    def test_committed_offset_below_the_log(self, stopped: Cluster) -> None:
+        for number in range(PARTITIONS):
+            partition = Partition("in", number)
+            stopped.produce(b"a", 7)
+            stopped.produce(b"b", 7)
+            stopped.log.delete_before(partition, stopped.log.partition(partition).end)
+        self.refuses(stopped, "below the log's first offset")
+
+    def test_offsets_gone_while_snapshots_exist(self, stopped: Cluster) -> None:
+        stopped.log.forget_offsets("app", [Partition("in", number) for number in range(PARTITIONS)])
+        self.refuses(stopped, "no committed offset")
+
+    def test_partitions_added_to_the_input(self, stopped: Cluster) -> None:
+        stopped.log.add_partitions("in", PARTITIONS + 1)
+        with pytest.raises(OperatorActionRequired, match="they must be the same"):
+            stopped.start("one")
+        stopped.log.add_partitions("app.snapshots", PARTITIONS + 1)
+        self.refuses(stopped, "had 2 when offsets were committed")
+
+    def test_a_snapshot_topic_that_is_not_compacted(self) -> None:
+        cluster = Cluster(applications())
+        cluster.log = type(cluster.log)()
+        cluster.transport = type(cluster.transport)(cluster.log)
+        for name in ("in", "out", "app.dead-letters"):
+            cluster.log.create(TopicDescription(name, PARTITIONS))
+        cluster.log.create(TopicDescription("app.snapshots", PARTITIONS, {"cleanup.policy": "delete"}))
+        with pytest.raises(OperatorActionRequired, match="must be exactly compact"):
+            cluster.start("one")
+
+    def test_another_program_with_a_replay_range(self, cluster: Cluster) -> None:
+        cluster.produce(b"a", 7)
+        cluster.work()
+        cluster.crash("one")
+        cluster.applications = {"one": applications()["other weights"]}
+        self.refuses(cluster, "another program")
+
+    def test_another_program_after_a_clean_stop_goes_on(self, stopped: Cluster) -> None:
+        stopped.applications = {"one": applications()["other weights"]}
+        before = len(stopped.read("out"))
+        stopped.produce(b"a", 7)
+        stopped.start("one")
+        stopped.work()
+        assert len(stopped.read("out")) == before + 1
