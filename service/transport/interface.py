@@ -54,9 +54,15 @@ class RecordBatch:
 
     def slice(self, begin: int, end: int) -> RecordBatch:
         """Rows `begin … end − 1`, as a batch of their own."""
-        columns = (self.offsets, self.timestamps, self.keys, self.values)
-        offsets, timestamps, keys, values = (column[begin:end] for column in columns)
-        return RecordBatch(self.topic, self.partition, offsets, timestamps, keys, values, lambda row: self.headers(begin + row))
+        return RecordBatch(
+            topic=self.topic,
+            partition=self.partition,
+            offsets=self.offsets[begin:end],
+            timestamps=self.timestamps[begin:end],
+            keys=self.keys[begin:end],
+            values=self.values[begin:end],
+            headers=lambda row: self.headers(begin + row),
+        )
 
 
 class RebalanceListener(Protocol):
@@ -230,4 +236,4 @@ class Transport(Protocol):
     def publisher(self) -> Publisher: ...
 
     def describe(self) -> str:
-        """For people: the kind of broker and its version, for example `kafka 4.1.1 at 127.0.0.1:9092`."""
+        """For people: the kind of broker and where it is, for example `kafka at 127.0.0.1:9092 (librdkafka 2.16.0)`."""

@@ -1,0 +1,140 @@
+"""Topics, as they are and as they should be; and records outside transactions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from service.errors import OperatorActionRequired, PenstockError, TransportUnavailable
+from service.transport.interface import TopicDescription
+from service.transport.kafka.configuration import KafkaProperties, client
+from service.transport.kafka.errors import Trouble, delivery_error, reason, too_large
+
+_SETTINGS = (
+    "cleanup.policy",
+    "retention.ms",
+    "retention.bytes",
+    "delete.retention.ms",
+    "segment.bytes",
+    "segment.ms",
+    "max.message.bytes",
+    "message.timestamp.type",
+    "min.insync.replicas",
+)
+
+
+class KafkaAdmin:
+    """Implements `Admin`."""
+
+    def __init__(self, properties: KafkaProperties) -> None:
+        self._trouble = Trouble(properties.bootstrap)
+        self._admin = client(AdminClient, properties.admin(), error_cb=self._trouble)
+
+    def describe(self, topics: Sequence[str], timeout: float) -> dict[str, TopicDescription | None]:
+        try:
+            # The whole list, since asking for one topic creates it where the broker is set to do so.
+            known = self._admin.list_topics(timeout=timeout).topics
+        except KafkaException as error:
+            raise self._unavailable("topics", error) from None
+        here = [topic for topic in topics if topic in known]
+        settings = self._settings(here, timeout)
+        return {
+            topic: TopicDescription(
+                name=topic,
+                partitions=len(known[topic].partitions),
+                config=settings[topic],
+                replication=min((len(each.replicas) for each in known[topic].partitions.values()), default=None),
+            )
+            if topic in settings
+            else None
+            for topic in topics
+        }
+
+    def create(self, topics: Sequence[TopicDescription], timeout: float) -> None:
+        wanted = [NewTopic(topic.name, topic.partitions, topic.replication or -1, config=dict(topic.config)) for topic in topics]
+        if not wanted:
+            return
+        for topic, created in self._admin.create_topics(wanted, operation_timeout=timeout, request_timeout=timeout).items():
+            try:
+                created.result()
+            except KafkaException as error:
+                code = reason(error).code()
+                if code in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT):
+                    raise self._unavailable(f"creating topic {topic!r}", error) from None
+                if code != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise OperatorActionRequired(f"the broker refuses to create topic {topic!r}: {reason(error).str()}") from None
+
+    def _settings(self, topics: Sequence[str], timeout: float) -> dict[str, dict[str, str]]:
+        """The settings of each topic; none of a topic whose settings may not be read."""
+        if not topics:
+            return {}
+        answers = self._admin.describe_configs(
+            [ConfigResource(ResourceType.TOPIC, topic) for topic in topics], request_timeout=timeout
+        )
+        found: dict[str, dict[str, str]] = {}
+        for resource, answer in answers.items():
+            try:
+                entries = answer.result()
+            except KafkaException as error:
+                if reason(error).code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise self._unavailable(f"settings of topic {resource.name!r}", error) from None
+                entries = {}
+            found[resource.name] = {name: entries[name].value for name in _SETTINGS if name in entries}
+        return found
+
+    def _unavailable(self, what: str, error: KafkaException) -> TransportUnavailable:
+        self._admin.poll(0)
+        return self._trouble.unavailable(what, reason(error))
+
+
+class KafkaPublisher:
+    """Implements `Publisher`."""
+
+    def __init__(self, properties: KafkaProperties) -> None:
+        self._trouble = Trouble(properties.bootstrap)
+        self._producer = client(Producer, properties.idempotent(), error_cb=self._trouble, on_delivery=self._on_failed_delivery)
+        self._send_error: PenstockError | None = None
+
+    def publish(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        partition: int | None = None,
+        timestamp: int | None = None,
+    ) -> None:
+        arguments: dict[str, Any] = {} if partition is None else {"partition": partition}
+        if timestamp is not None:
+            arguments["timestamp"] = timestamp
+        while True:
+            try:
+                self._producer.produce(topic, value, key, **arguments)
+                break
+            except BufferError:
+                self._producer.poll(0.1)
+                self._check()
+            except KafkaException as error:
+                if reason(error).code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise too_large(topic) from None
+                raise
+        self._producer.poll(0)
+
+    def flush(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        waiting = self._producer.flush(timeout)
+        self._check()
+        if waiting and time.monotonic() >= deadline:
+            error = KafkaError(KafkaError._TIMED_OUT)
+            raise self._trouble.unavailable(f"{waiting} records are not acknowledged", error)
+
+    def _check(self) -> None:
+        error, self._send_error = self._send_error, None
+        if error is not None:
+            raise error
+
+    def _on_failed_delivery(self, error: KafkaError, message: Any) -> None:
+        self._send_error = self._send_error or delivery_error(error, message.topic())

@@ -1,0 +1,115 @@
+"""Reading partitions of Kafka without a group."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from service.errors import OperatorActionRequired, TransportUnavailable
+from service.transport.interface import Isolation, Partition, RecordBatch
+from service.transport.kafka.columns import as_batch
+from service.transport.kafka.configuration import KafkaProperties, client
+from service.transport.kafka.errors import MISSING, OUTSIDE, Trouble, reason, source_error
+
+_MAX_RECORDS = 10_000
+_POLL = 0.1
+_NO_LEADER_YET = {KafkaError.LEADER_NOT_AVAILABLE, KafkaError._WAIT_CACHE}
+
+
+class KafkaReader:
+    """Implements `Reader`. One `read` at a time: the next one ends the one before."""
+
+    def __init__(self, properties: KafkaProperties, isolation: Isolation) -> None:
+        self._trouble = Trouble(properties.bootstrap)
+        self._consumer = client(Consumer, properties.reader(isolation), error_cb=self._trouble)
+        self._properties = properties
+        self._isolation = isolation
+        self._log_ends: KafkaReader | None = None
+        self._turn = 0
+
+    def partitions(self, topic: str, timeout: float) -> int | None:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                found = self._consumer.list_topics(topic, timeout=max(deadline - time.monotonic(), _POLL)).topics[topic]
+            except KafkaException as error:
+                raise self._unavailable(f"topic {topic!r}", error) from None
+            if found.error is None:
+                return len(found.partitions)
+            if found.error.code() not in _NO_LEADER_YET or time.monotonic() > deadline:
+                break
+            time.sleep(_POLL)
+        if found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise TransportUnavailable(f"topic {topic!r}: {found.error.str()}")
+
+    def watermarks(self, partition: Partition, timeout: float) -> tuple[int, int]:
+        if self._isolation is Isolation.READ_COMMITTED:
+            # This client's own watermark would be the last stable offset.
+            if self._log_ends is None:
+                self._log_ends = KafkaReader(self._properties, Isolation.READ_UNCOMMITTED)
+            return self._log_ends.watermarks(partition, timeout)
+        try:
+            first, end = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout)
+        except KafkaException as error:
+            if reason(error).code() in MISSING:
+                raise TransportUnavailable(f"there is no partition {partition.partition} of a topic {partition.topic!r}") from None
+            raise self._unavailable(f"{partition.topic}[{partition.partition}]", error) from None
+        return first, end
+
+    def read(self, partition: Partition, start: int, stop: int, timeout: float) -> Iterator[RecordBatch]:
+        if start >= stop:
+            return
+        self._turn += 1
+        turn = self._turn
+        self._consumer.assign([TopicPartition(partition.topic, partition.partition, start)])
+        try:
+            position, deadline = start, time.monotonic() + timeout
+            while position < stop:
+                messages = self._consumer.consume(_MAX_RECORDS, 0) or self._consumer.consume(1, _POLL)
+                records, reached = self._sort(messages, partition, position)
+                if reached > position:
+                    position, deadline = reached, time.monotonic() + timeout
+                elif time.monotonic() > deadline:
+                    raise TransportUnavailable(
+                        f"{partition.topic}[{partition.partition}]: no progress from offset {position} to {stop} in {timeout:.0f} s"
+                    )
+                wanted = [record for record in records if record.offset() < stop]
+                if wanted:
+                    yield as_batch(partition, wanted)
+                if turn != self._turn:
+                    raise RuntimeError("another read has begun on this reader")
+        finally:
+            if turn == self._turn:
+                self._consumer.unassign()
+
+    def close(self) -> None:
+        self._turn += 1
+        self._consumer.close()
+        if self._log_ends is not None:
+            self._log_ends.close()
+
+    def _sort(self, messages: list[Message], partition: Partition, position: int) -> tuple[list[Message], int]:
+        """The records, and the position: an end of partition lies beyond markers and aborted records, where no record does."""
+        records = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(message)
+                position = message.offset() + 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                position = max(position, message.offset())
+            elif error.code() in OUTSIDE:
+                raise OperatorActionRequired(
+                    f"{partition.topic}[{partition.partition}]: offset {position} is outside the log: {error.str()}"
+                )
+            elif (found := source_error(error, partition.topic)) is not None:
+                raise found
+        return records, position
+
+    def _unavailable(self, what: str, error: KafkaException) -> TransportUnavailable:
+        if not self._consumer.assignment():  # else a record could come instead of the connection's trouble
+            self._consumer.poll(0)
+        return self._trouble.unavailable(what, reason(error))

@@ -1,0 +1,167 @@
+"""A transactional producer on Kafka."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError
+from service.transport.interface import Committed, GroupToken, Headers, Partition
+from service.transport.kafka.configuration import KafkaProperties, client
+from service.transport.kafka.errors import Trouble, delivery_error, reason, too_large, transaction_error
+from service.transport.kafka.group import KafkaToken
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between tries
+_ROOM = 0.1  # seconds to wait at a time for room in a full queue
+
+
+class KafkaSink:
+    """Implements `Sink`."""
+
+    def __init__(self, properties: KafkaProperties, transactional_id: str, transaction_timeout: float) -> None:
+        self._transactional_id = transactional_id
+        self._timeout = transaction_timeout
+        self._trouble = Trouble(properties.bootstrap)
+        self._producer = client(
+            Producer,
+            properties.transactional(transactional_id, transaction_timeout),
+            error_cb=self._trouble,
+            on_delivery=self._on_failed_delivery,
+        )
+        self._began = 0.0
+        self._send_error: PenstockError | None = None
+        self._broken: PenstockError | None = None
+
+    def open(self, timeout: float) -> None:
+        self._began = time.monotonic()
+        try:
+            self._call("opening", self._producer.init_transactions, timeout=timeout)
+        except TimeoutError:
+            self._producer.poll(0)
+            error = KafkaError(KafkaError._TIMED_OUT)
+            raise self._trouble.unavailable(f"transactional id {self._transactional_id!r}", error) from None
+
+    def begin(self) -> None:
+        self._check_usable()
+        self._send_error = None
+        self._began = time.monotonic()
+        self._call("beginning a transaction", self._producer.begin_transaction)
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        partition: int | None = None,
+        headers: Headers | None = None,
+    ) -> None:
+        self._check_usable()
+        arguments: dict[str, Any] = {} if partition is None else {"partition": partition}
+        if headers:
+            arguments["headers"] = headers
+        self._produce(topic, value, key, **arguments)
+
+    def produce_many(self, topic: str, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> None:
+        self._check_usable()
+        produce = self._produce
+        for key, value in zip(keys, values, strict=True):
+            produce(topic, value, key)
+
+    def send_offsets(self, offsets: Mapping[Partition, Committed], group: GroupToken) -> None:
+        self._check_usable()
+        if not isinstance(group, KafkaToken):
+            raise TypeError(f"a token of another transport: {group!r}")
+        if not group.joined:
+            raise EpochAborted("the group is not joined yet, so its offsets would not be fenced")
+        positions = [
+            TopicPartition(partition.topic, partition.partition, committed.offset, committed.metadata)
+            for partition, committed in offsets.items()
+        ]
+        left = self._timeout - (time.monotonic() - self._began)
+        try:
+            self._call(
+                "sending offsets",
+                lambda seconds: self._producer.send_offsets_to_transaction(positions, group.metadata, seconds),
+                timeout=max(left, _ROOM),
+            )
+        except TimeoutError:
+            raise EpochAborted("sending offsets: no answer within the transaction's timeout") from None
+
+    def commit(self, timeout: float) -> None:
+        self._check_usable()
+        self._finish("committing", self._producer.commit_transaction, timeout)
+
+    def abort(self, timeout: float) -> None:
+        if self._broken is not None:
+            raise self._broken
+        self._finish("aborting", self._producer.abort_transaction, timeout)
+        self._send_error = None
+
+    def close(self) -> None:
+        """An open transaction stays open, as after a crash: until its timeout or the next owner's `open`."""
+        self._broken = self._broken or Fenced(f"{self._transactional_id}: the sink is closed")
+        self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+
+    def _produce(self, topic: str, value: bytes | None, key: bytes | None, **arguments: Any) -> None:
+        while True:
+            try:
+                self._producer.produce(topic, value, key, **arguments)
+                return
+            except BufferError:
+                self._make_room()
+            except KafkaException as error:
+                if reason(error).code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise too_large(topic) from None
+                raise self._classified(f"producing to {topic!r}", reason(error)) from None
+
+    def _make_room(self) -> None:
+        self._producer.poll(_ROOM)
+        self._check_usable()
+        if time.monotonic() - self._began > self._timeout:
+            raise EpochAborted("producing: the queue stayed full for the transaction's timeout")
+
+    def _finish(self, what: str, call: Callable[[float], None], timeout: float) -> None:
+        try:
+            self._call(what, call, timeout=timeout)
+        except TimeoutError:
+            self._broken = OutcomeUnknown(f"{self._transactional_id}: {what}: no answer within {timeout:.1f} s")
+            raise self._broken from None
+
+    def _call(self, what: str, call: Callable[..., None], timeout: float | None = None) -> None:
+        """The same call again while librdkafka says that it may be retried. Raises `TimeoutError` after `timeout` seconds."""
+        deadline = time.monotonic() + (timeout or 0.0)
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                call() if timeout is None else call(max(deadline - time.monotonic(), _ROOM))
+                return
+            except KafkaException as error:
+                found = reason(error)
+            if not found.retriable():
+                raise self._classified(what, found)
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _classified(self, what: str, error: KafkaError) -> PenstockError:
+        if self._send_error is not None:
+            return self._send_error
+        age = time.monotonic() - self._began
+        found = transaction_error(error, f"{self._transactional_id}: {what}", age, self._timeout)
+        if not isinstance(found, EpochAborted):
+            self._broken = found
+        return found
+
+    def _check_usable(self) -> None:
+        self._producer.poll(0)
+        if self._broken is not None:
+            raise self._broken
+        if self._send_error is not None:
+            raise self._send_error
+
+    def _on_failed_delivery(self, error: KafkaError, message: Any) -> None:
+        self._send_error = self._send_error or delivery_error(error, message.topic())

@@ -1,0 +1,204 @@
+"""A group member on Kafka.
+
+New partitions are assigned paused, and `start` makes them deliver. How that is done rests on three properties of librdkafka
+(docs/adr/transport-start.md). A partition is paused before it is assigned, or a fetch from the placeholder could outrun the
+pause. `seek` fails until an assignment has been served, and is tried again. What one `consume` call has collected when it
+runs a callback it returns afterwards, so a start from inside a callback takes effect after the call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from service.errors import OffsetsPending, OperatorActionRequired, TransportUnavailable
+from service.transport.interface import Committed, Isolation, Membership, Partition, RebalanceListener, RecordBatch
+from service.transport.kafka.columns import as_batch, by_partition, split_errors
+from service.transport.kafka.configuration import KafkaProperties, client
+from service.transport.kafka.errors import OUTSIDE, Trouble, reason, source_error
+from service.transport.kafka.group import KafkaToken
+from service.transport.kafka.reader import KafkaReader
+
+_RETRY_START = 0.01
+
+
+class KafkaSource:
+    """Implements `Source`."""
+
+    def __init__(self, properties: KafkaProperties, membership: Membership) -> None:
+        self._properties = properties
+        self._group_name = membership.group
+        self._trouble = Trouble(properties.bootstrap)
+        self._consumer = client(Consumer, properties.member(membership), error_cb=self._trouble)
+        self._log_ends: KafkaReader | None = None
+        self._listener: RebalanceListener | None = None
+        self._assigned: set[Partition] = set()
+        self._started: set[Partition] = set()
+        self._paused: set[Partition] = set()
+        self._starts: dict[Partition, int] = {}
+        self._raised: BaseException | None = None
+
+    def subscribe(self, topics: Sequence[str], listener: RebalanceListener) -> None:
+        self._listener = listener
+        self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
+    def poll(self, max_records: int, timeout: float) -> list[RecordBatch]:
+        deadline = time.monotonic() + timeout
+        while True:
+            self._apply_starts()
+            left = max(0.0, deadline - time.monotonic())
+            batches = self._deliver(self._consume(max_records, min(left, _RETRY_START) if self._starts else left))
+            if batches or time.monotonic() >= deadline:
+                return batches
+
+    def start(self, partition: Partition, offset: int) -> None:
+        if partition not in self._assigned:
+            raise ValueError(f"{partition} is not assigned to this member")
+        self._starts[partition] = offset
+        self._paused.discard(partition)
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        self._paused.update(partitions)
+        self._consumer.pause(_plain(self._started.difference(self._starts).intersection(partitions)))
+
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        self._paused.difference_update(partitions)
+        self._consumer.resume(_plain(self._started.difference(self._starts).intersection(partitions)))
+
+    def committed(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Committed | None]:
+        try:
+            found = self._consumer.committed(_plain(partitions), timeout)
+        except KafkaException as error:
+            if reason(error).code() == KafkaError._TIMED_OUT or reason(error).retriable():
+                raise OffsetsPending(
+                    f"group {self._group_name}: no stable offsets within {timeout:.1f} s: an open transaction holds them,"
+                    f" or the group's coordinator does not answer ({reason(error).str()})"
+                ) from None
+            raise self._trouble.unavailable(f"committed offsets of group {self._group_name}", reason(error)) from None
+        return {Partition(at.topic, at.partition): self._as_committed(at) for at in found}
+
+    def watermarks(self, partition: Partition, timeout: float) -> tuple[int, int]:
+        # Under read_committed, librdkafka's watermark would be the last stable offset.
+        if self._log_ends is None:
+            self._log_ends = KafkaReader(self._properties, Isolation.READ_UNCOMMITTED)
+        return self._log_ends.watermarks(partition, timeout)
+
+    def group(self) -> KafkaToken:
+        return KafkaToken(self._consumer.consumer_group_metadata())
+
+    def close(self) -> None:
+        self._consumer.close()
+        if self._log_ends is not None:
+            self._log_ends.close()
+        self._reraise()
+
+    def _consume(self, max_records: int, timeout: float) -> list[Message]:
+        # consume() waits for the full number; so the wait is for one message, and the rest is what is there already.
+        messages: list[Message] = self._consumer.consume(max_records, 0)
+        if not messages and timeout > 0 and self._raised is None:
+            messages = self._consumer.consume(1, timeout)
+            if messages and max_records > 1 and self._raised is None:
+                messages += self._consumer.consume(max_records - 1, 0)
+        return messages
+
+    def _deliver(self, messages: list[Message]) -> list[RecordBatch]:
+        records, errors = split_errors(messages)
+        groups = {Partition(*where): group for where, group in by_partition(records).items()}
+        live = self._started.difference(self._starts)
+        if self._raised is not None:
+            # The listener failed while this call had records in hand: they are fetched again.
+            self._starts.update({where: group[0].offset() for where, group in groups.items() if where in live})
+            self._reraise()
+        for message in errors:
+            self._judge(message)
+        return [as_batch(where, group) for where, group in groups.items() if where in live]
+
+    def _judge(self, message: Message) -> None:
+        error = message.error()
+        if error.code() in OUTSIDE:
+            where = Partition(message.topic(), message.partition())
+            if where in self._started:
+                raise self._outside(where, error)
+            return
+        found = source_error(error, message.topic())
+        if found is not None:
+            raise found
+
+    def _outside(self, where: Partition, error: KafkaError) -> OperatorActionRequired:
+        try:
+            first, end = self.watermarks(where, 5.0)
+            reach = f"which reaches from {first} to {end}"
+        except TransportUnavailable:
+            reach = "whose ends cannot be learnt"
+        return OperatorActionRequired(f"{where.topic}[{where.partition}]: the position is outside the log, {reach}: {error.str()}")
+
+    def _apply_starts(self) -> None:
+        for partition, offset in list(self._starts.items()):
+            at = TopicPartition(partition.topic, partition.partition, offset)
+            try:
+                self._consumer.seek(at)
+            except KafkaException as error:
+                if reason(error).code() in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS):
+                    return
+                raise
+            if partition not in self._paused:
+                self._consumer.resume([at])
+            self._started.add(partition)
+            del self._starts[partition]
+
+    def _on_assign(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
+        placeholders = [TopicPartition(at.topic, at.partition, 0) for at in partitions]
+        for at in placeholders:
+            consumer.get_watermark_offsets(at, cached=True)  # makes the partition known, so that it can be paused
+        consumer.pause(placeholders)
+        if self._properties.incremental:
+            consumer.incremental_assign(placeholders)
+        else:
+            consumer.assign(placeholders)
+        new = [Partition(at.topic, at.partition) for at in partitions]
+        self._assigned.update(new)
+        if new and self._listener is not None:
+            self._call(self._listener.assigned, new)
+
+    def _on_revoke(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
+        gone = [Partition(at.topic, at.partition) for at in partitions]
+        if gone and self._listener is not None:
+            self._call(self._listener.revoked, gone)
+        self._drop(gone)
+
+    def _on_lost(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
+        gone = [Partition(at.topic, at.partition) for at in partitions]
+        self._drop(gone)
+        if gone and self._listener is not None:
+            self._call(self._listener.lost, gone)
+
+    def _call(self, callback: Callable[[Sequence[Partition]], None], partitions: Sequence[Partition]) -> None:
+        # An exception that left the callback would make consume() throw away the records that it holds.
+        try:
+            callback(partitions)
+        except BaseException as error:
+            self._raised = self._raised or error
+
+    def _reraise(self) -> None:
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            raise raised
+
+    def _drop(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            self._assigned.discard(partition)
+            self._started.discard(partition)
+            self._paused.discard(partition)
+            self._starts.pop(partition, None)
+
+    def _as_committed(self, at: TopicPartition) -> Committed | None:
+        if at.error is not None:
+            raise TransportUnavailable(f"committed offset of {at.topic}[{at.partition}]: {at.error.str()}")
+        return Committed(at.offset, at.metadata or "") if at.offset >= 0 else None
+
+
+def _plain(partitions: Sequence[Partition] | set[Partition] | Mapping[Partition, Any]) -> list[TopicPartition]:
+    return [TopicPartition(partition.topic, partition.partition) for partition in partitions]
