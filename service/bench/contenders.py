@@ -118,9 +118,7 @@ def configure(site: Site, load: Load, model: dict[str, str]) -> list[TopicDescri
         "app": site.group,
         "instance": "bench",
         "kafka": {"bootstrap.servers": site.bootstrap},
-        "inputs": [
-            {"topic": site.input, "format": "json", "channels": [f"c{i}" for i in range(load.channels)], "rate": load.rate}
-        ],
+        "inputs": [{"topic": site.input, "format": "json", "channels": [f"c{i}" for i in range(load.channels)], "rate": load.rate}],
         "model": model,
         "output": {"topic": site.output, "format": "json"},
         "commit": {"interval": f"{COMMIT_MILLISECONDS}ms"},

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from jaxtyping import Float32
 
+from service.errors import ConfigurationError
 from service.transport.interface import Publisher
 
 START = 1_700_000_000_000
@@ -32,7 +33,7 @@ class Load:
 
     def __post_init__(self) -> None:
         if self.records % self.keys:
-            raise ValueError(f"{self.records} records do not divide among {self.keys} keys; take a multiple of {self.keys}")
+            raise ConfigurationError(f"{self.records} records do not divide among {self.keys} keys; take a multiple of {self.keys}")
 
     @cached_property
     def samples(self) -> Float32[np.ndarray, "keys T C"]:

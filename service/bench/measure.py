@@ -40,9 +40,7 @@ class Throughput:
 
 def throughput(started: float, progress: Sequence[Progress]) -> Throughput:
     """Raises `ValueError` unless the progress shows two commits."""
-    moves = [
-        now for before, now in zip([Progress(started, 0), *progress], progress, strict=False) if now.records > before.records
-    ]
+    moves = [now for before, now in zip([Progress(started, 0), *progress], progress, strict=False) if now.records > before.records]
     if len(moves) < 2:
         raise ValueError(f"{len(moves)} commits were seen, and a rate takes two: give it more records")
     first, last = moves[0], moves[-1]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from service.bench.load import START, Load
+from service.errors import ConfigurationError
 
 
 def test_the_records_of_a_key_hold_its_whole_stream_in_order() -> None:
@@ -29,5 +30,5 @@ def test_every_run_gets_the_same_bytes() -> None:
 
 
 def test_records_that_do_not_divide_among_the_keys_are_refused() -> None:
-    with pytest.raises(ValueError, match="take a multiple of 1000"):
+    with pytest.raises(ConfigurationError, match="take a multiple of 1000"):
         Load(records=1_500)

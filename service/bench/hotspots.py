@@ -1,0 +1,64 @@
+"""Where a record's microseconds go: the worker in this process, on the load of `penstock bench service`, under a sampler.
+
+python -m service.bench.hotspots [--records 200000] [--identity] [--least 0.3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from service.app import Application
+from service.bench.contenders import PARTITIONS, Site, configure, network_model
+from service.bench.load import Load, fill
+from service.bench.sampling import Sampler
+from service.config import load as read_configuration
+from service.demo.broker import KafkaNode
+from service.transport.interface import Membership, Partition, TopicDescription
+from service.transport.kafka import KafkaTransport
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=int, default=200_000)
+    parser.add_argument("--identity", action="store_true", help="without the network")
+    parser.add_argument("--least", type=float, default=0.3, help="microseconds per record below which a line is left out")
+    arguments = parser.parse_args()
+    load = Load(records=arguments.records)
+    with KafkaNode() as node, tempfile.TemporaryDirectory() as folder:
+        site = Site(node.bootstrap, "hotspots", "input", "output", Path(folder))
+        model = {"factory": "torch.nn:Identity"} if arguments.identity else network_model(site)
+        topics = configure(site, load, model)
+        application = Application.from_config(read_configuration(site.configuration))
+        transport = KafkaTransport({"bootstrap.servers": node.bootstrap})
+        transport.admin().create([TopicDescription(site.input, PARTITIONS), *topics], 30.0)
+        fill(transport.publisher(), site.input, load)
+        stop = threading.Event()
+        watcher = threading.Thread(target=_stop_at_end, args=(KafkaTransport({"bootstrap.servers": node.bootstrap}), load, stop))
+        watcher.start()
+        with Sampler() as sampler:
+            application.run(transport, stop)
+        watcher.join()
+    tree = sampler.tree(within="Worker._feed")
+    each = 1e6 / load.records
+    print(f"{tree.seconds * each:.1f} µs per record ({load.records / tree.seconds:,.0f} records/s)")
+    for depth, name, seconds in tree.lines(least=arguments.least / each):
+        print(f"{seconds * each:7.2f}  {'  ' * depth}{name}")
+
+
+def _stop_at_end(transport: KafkaTransport, load: Load, stop: threading.Event) -> None:
+    source = transport.source(Membership("hotspots", "watcher", static=False))
+    partitions = [Partition("input", number) for number in range(PARTITIONS)]
+    committed = 0
+    while committed < load.records:
+        time.sleep(0.2)
+        committed = sum(entry.offset for entry in source.committed(partitions, 10.0).values() if entry)
+    source.close()
+    stop.set()
+
+
+if __name__ == "__main__":
+    main()
