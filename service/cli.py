@@ -99,9 +99,9 @@ def config_schema(
     """Print the JSON Schema of configurations, for editors."""
     import json
 
-    from service.config import Config
+    from service.config import json_schema
 
-    print(json.dumps(Config.model_json_schema(), indent=2))
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
 model = typer.Typer(help="What the network looks like when it streams, and proof that it does so exactly.", no_args_is_help=True)

@@ -30,6 +30,7 @@ from service.config.model import (
     State,
 )
 from service.config.redaction import shown
+from service.config.schema import json_schema
 
 __all__ = [
     "OWNED",
@@ -59,6 +60,7 @@ __all__ = [
     "Smooth",
     "State",
     "configuration",
+    "json_schema",
     "load",
     "shown",
 ]

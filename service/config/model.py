@@ -5,9 +5,18 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from service.config.durations import Duration
+from service.config.durations import Duration, lasting
 from service.config.files import ExistingFile, Normalization, read_normalization
 from service.config.kafka import Properties
 
@@ -87,6 +96,13 @@ class LogLevel(StrEnum):
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _booleans_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError(f"found {str(value).lower()}, but true and false (or yes, no, on, off) mean nothing here")
+        return value
+
 
 class AvroInput(Section):
     """`schema` is the writers' schema (the packaged `sensor_chunk.avsc` by default), `schema_ids` its ids in the registry."""
@@ -128,7 +144,7 @@ class Input(Section):
     def _consistent(self) -> Self:
         if len(set(self.channels)) < len(self.channels):
             raise ValueError("channels must have different names")
-        if self.format is not InputFormat.AVRO and "avro" in self.model_fields_set:
+        if self.format is not InputFormat.AVRO and self.avro != AvroInput():
             raise ValueError(f"avro is for format: avro only, the format is {self.format}")
         return self
 
@@ -202,7 +218,7 @@ class Output(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.format is not OutputFormat.AVRO and "avro" in self.model_fields_set:
+        if self.format is not OutputFormat.AVRO and self.avro != AvroOutput():
             raise ValueError(f"avro is for format: avro only, the format is {self.format}")
         return self
 
@@ -210,8 +226,8 @@ class Output(Section):
 class Commit(Section):
     """How long a transaction collects, and after what time the broker gives it up."""
 
-    interval: Duration = 0.05
-    transaction_timeout: Duration = 15.0
+    interval: Duration = lasting("50ms")
+    transaction_timeout: Duration = lasting("15s")
 
     @model_validator(mode="after")
     def _in_time(self) -> Self:
@@ -225,7 +241,7 @@ class State(Section):
     `replay_records` per partition."""
 
     slots: Positive = 4096
-    snapshot_every: Duration = 30.0
+    snapshot_every: Duration = lasting("30s")
     replay_records: Positive = 1_000_000
 
 
@@ -233,7 +249,7 @@ class Group(Section):
     """`static`: the instance keeps its partitions over a restart within `session_timeout`."""
 
     static: bool = True
-    session_timeout: Duration = 10.0
+    session_timeout: Duration = lasting("10s")
 
 
 class Poll(Section):

@@ -14,6 +14,8 @@ import yaml
 
 Place = tuple[str | int, ...]
 
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float")}
+_TEXT_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "timestamp")}
 _VARIABLE = re.compile(r"\$\$|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\})?")
 
 
@@ -29,8 +31,8 @@ class Source:
 def parse(text: str, environment: Mapping[str, str]) -> Source:
     """Never raises for what the text holds: a syntax error is a problem with its line, too."""
     source = Source()
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is not None:
             source.data = _value(loader, node, (), (), source, environment)
@@ -40,9 +42,7 @@ def parse(text: str, environment: Mapping[str, str]) -> Source:
             source.lines[()] = mark.line + 1
         source.problems.append(((), f"not YAML: {error.problem or error.context}"))
     except yaml.YAMLError as error:
-        source.problems.append(((), f"not YAML: {error}"))
-    finally:
-        loader.dispose()
+        source.problems.append(((), f"not YAML: {str(error).splitlines()[0]}"))
     return source
 
 
@@ -74,8 +74,11 @@ def _value(
             else:
                 mapping[name] = _value(loader, item, inside, parents, source, environment)
         return mapping
-    value = loader.construct_object(node)
-    return _substituted(value, place, source, environment) if isinstance(value, str) else value
+    if node.tag in _PLAIN_TAGS:
+        return loader.construct_object(node)
+    if node.tag not in _TEXT_TAGS:
+        source.problems.append((place, f"the tag {node.tag} is not supported"))
+    return _substituted(node.value, place, source, environment)
 
 
 def _substituted(text: str, place: Place, source: Source, environment: Mapping[str, str]) -> str:

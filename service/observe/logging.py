@@ -69,4 +69,4 @@ def _safe(name: str, value: object) -> object:
 
 
 def _dumps(event: EventDict, **options: object) -> str:
-    return json.dumps(event, default=str, ensure_ascii=False)
+    return json.dumps(event, default=str)
