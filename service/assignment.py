@@ -8,15 +8,12 @@ from collections.abc import Callable, Generator, Sequence
 import structlog
 
 from service.observe.metrics import Metrics
-from service.restore import Restored, RestorePolicy, restore
+from service.restore import Restored, RestorePolicy, SharedReader, restore
 from service.state import Streams
 from service.task import Phase, Task
-from service.transport.interface import Partition, Reader, RecordBatch, Source
+from service.transport.interface import Partition, RecordBatch, Source
 
 log = structlog.get_logger("penstock.assignment")
-
-_SLICE = 0.1
-"""How long restoring may keep the loop from polling, in seconds."""
 
 
 class Assignment:
@@ -25,7 +22,7 @@ class Assignment:
     def __init__(
         self,
         source: Source,
-        reader: Reader,
+        reader: SharedReader,
         streams: Streams,
         policy: RestorePolicy,
         metrics: Metrics,
@@ -63,18 +60,16 @@ class Assignment:
             task = self.tasks.pop(partition.partition, None)
             if task is not None:
                 task.enter(Phase.CLOSED)
-                self._restoring.pop(task.number, None)
+                if task.number in self._restoring:
+                    self._restoring.pop(task.number).close()
                 self._streams.drop(task.number)
                 self._metrics.forget(partition.topic, partition.partition)
 
     def advance(self) -> None:
-        """Go on with restoring, for a short while. Raises what `restore` raises."""
-        until = self._clock() + _SLICE
+        """Go on with restoring, a little for each task. Raises what `restore` raises."""
         for number, recovery in list(self._restoring.items()):
             try:
                 next(recovery)
-                while self._clock() < until:
-                    next(recovery)
             except StopIteration as finished:
                 del self._restoring[number]
                 self._begin(self.tasks[number], finished.value)

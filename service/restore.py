@@ -6,13 +6,13 @@ go on. Every contradiction between offsets, log and snapshots ends in `OperatorA
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from service.errors import OffsetsPending, OperatorActionRequired
 from service.state import Snapshot
 from service.task import OffsetMetadata, Task
-from service.transport.interface import Committed, Partition, Reader, Source
+from service.transport.interface import Committed, Partition, Reader, RecordBatch, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,31 @@ class Restored:
     accepted_fingerprint: str | None = None
 
 
-def restore(task: Task, source: Source, reader: Reader, policy: RestorePolicy) -> Generator[None, None, Restored]:
+class SharedReader:
+    """One reader for all recoveries, one after another: a second `read` would end the first."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.busy = False
+
+    def partitions(self, topic: str, timeout: float) -> int | None:
+        return self._reader.partitions(topic, timeout)
+
+    def watermarks(self, partition: Partition, timeout: float) -> tuple[int, int]:
+        return self._reader.watermarks(partition, timeout)
+
+    def read(self, partition: Partition, start: int, stop: int, timeout: float) -> Iterator[RecordBatch]:
+        self.busy = True
+        try:
+            yield from self._reader.read(partition, start, stop, timeout)
+        finally:
+            self.busy = False
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def restore(task: Task, source: Source, reader: SharedReader, policy: RestorePolicy) -> Generator[None, None, Restored]:
     """Raises `OperatorActionRequired`; returns what the worker needs to start the task."""
     committed = yield from _committed(task, source)
     low, high = source.watermarks(task.input, policy.timeout)
@@ -83,16 +107,20 @@ def restore(task: Task, source: Source, reader: Reader, policy: RestorePolicy) -
 
 
 def _committed(task: Task, source: Source) -> Generator[None, None, Committed | None]:
+    timeout = 0.1  # short, so that polling goes on; longer each time, in case it is the broker that is slow
     while True:
         try:
-            return source.committed([task.input], timeout=0.1)[task.input]
+            return source.committed([task.input], timeout)[task.input]
         except OffsetsPending:
+            timeout = min(2 * timeout, 2.0)
             yield
 
 
-def _snapshots(task: Task, reader: Reader, policy: RestorePolicy) -> Generator[None, None, dict[bytes, Snapshot]]:
+def _snapshots(task: Task, reader: SharedReader, policy: RestorePolicy) -> Generator[None, None, dict[bytes, Snapshot]]:
     """The latest snapshot of each key. The end is taken after the committed offset is known to be stable (rule 6)."""
     partition = Partition(policy.snapshots, task.number)
+    while reader.busy:
+        yield
     low, high = reader.watermarks(partition, policy.timeout)
     frozen: dict[bytes, bytes] = {}
     for batch in reader.read(partition, low, high, policy.timeout):
@@ -111,7 +139,7 @@ def _check(
     metadata: OffsetMetadata,
     frozen: dict[bytes, Snapshot],
     low: int,
-    reader: Reader,
+    reader: SharedReader,
     task: Task,
     policy: RestorePolicy,
 ) -> None:

@@ -17,7 +17,7 @@ from service.emission import predictions
 from service.epoch import Epoch, Topics
 from service.errors import EpochAborted, OutcomeUnknown, PenstockError, TransportUnavailable
 from service.observe.metrics import Metrics
-from service.restore import RestorePolicy
+from service.restore import RestorePolicy, SharedReader
 from service.scheduler import Batch, DeadLetter, Scheduler
 from service.state import CLEAN, SnapshotPolicy, Streams, replay_from
 from service.task import OffsetMetadata
@@ -78,7 +78,7 @@ class Worker:
         self._sleep = sleep
         self._wall = wall
         self._source = transport.source(settings.membership)
-        self._reader = transport.reader()
+        self._reader = SharedReader(transport.reader())
         self._assignment = Assignment(self._source, self._reader, streams, recovery, metrics, clock)
         self._sink = transport.sink(settings.transactional_id, settings.transaction_timeout)
         self._epoch = Epoch(self._sink, settings.topics)

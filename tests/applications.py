@@ -17,10 +17,11 @@ from service.config import Config, load
 RATE = 1000
 
 
-def write(directory: Path, bootstrap: str = "127.0.0.1:1", **changes: Any) -> Path:
-    """The configuration file of the application `app`, with its weights, in `directory`; `changes` replace top-level settings."""
-    torch.manual_seed(1)
-    save_file(Network(channels=2, width=8, layers=3).state_dict(), directory / "weights.safetensors")
+def write(directory: Path, bootstrap: str = "127.0.0.1:1", seed: int = 1, **changes: Any) -> Path:
+    """The configuration file of the application `app`, with weights drawn by `seed`, in `directory`; `changes` replace top-level
+    settings."""
+    torch.manual_seed(seed)
+    save_file(Network(channels=2, width=8, layers=3).state_dict(), directory / f"weights-{seed}.safetensors")
     settings = {
         "app": "app",
         "instance": "one",
@@ -29,7 +30,7 @@ def write(directory: Path, bootstrap: str = "127.0.0.1:1", **changes: Any) -> Pa
         "model": {
             "factory": "service.bench.network:Network",
             "arguments": {"channels": 2, "width": 8, "layers": 3},
-            "weights": "weights.safetensors",
+            "weights": f"weights-{seed}.safetensors",
         },
         "postprocess": [{"smooth": {"alpha": 0.3}}, {"detect": {"channel": 0, "on": 0.1, "off": 0.0}}],
         "output": {"topic": "out"},
@@ -37,7 +38,7 @@ def write(directory: Path, bootstrap: str = "127.0.0.1:1", **changes: Any) -> Pa
         "state": {"slots": 64, "snapshot_every": "2s"},
         "device": "cpu",
     } | changes
-    path = directory / f"{settings['app']}-{settings['instance']}.yaml"
+    path = directory / f"{settings['app']}-{settings['instance']}-{seed}.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
 

@@ -131,6 +131,5 @@ def applications() -> dict[str, Application]:
         directory = Path(tempfile.mkdtemp(prefix="penstock-test-"))
         for name in INSTANCES:
             _APPLICATIONS[name] = Application.from_config(configured(directory, instance=name))
-        other = write(directory, app="app", instance="one", model=OTHER_MODEL)
-        _APPLICATIONS["other weights"] = Application.from_config(load(other))
+        _APPLICATIONS["other weights"] = Application.from_config(configured(directory, seed=2))
     return _APPLICATIONS

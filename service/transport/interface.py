@@ -171,8 +171,9 @@ class Reader(Protocol):
     def read(self, partition: Partition, start: int, stop: int, timeout: float) -> Iterator[RecordBatch]:
         """Records from `start` until the position has reached `stop`, under this reader's isolation.
 
-        Under `read_committed` that waits for transactions open below `stop`. Raises `TransportUnavailable` when the position
-        makes no progress for `timeout` seconds.
+        Under `read_committed` that waits for transactions open below `stop`; while it waits, and beyond aborted records, it
+        yields empty batches, so that the caller can go on with other work. Raises `TransportUnavailable` when the position makes
+        no progress for `timeout` seconds. One `read` at a time: the next one ends the one before.
         """
 
     def close(self) -> None: ...

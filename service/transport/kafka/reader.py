@@ -76,9 +76,7 @@ class KafkaReader:
                     raise TransportUnavailable(
                         f"{partition.topic}[{partition.partition}]: no progress from offset {position} to {stop} in {timeout:.0f} s"
                     )
-                wanted = [record for record in records if record.offset() < stop]
-                if wanted:
-                    yield as_batch(partition, wanted)
+                yield as_batch(partition, [record for record in records if record.offset() < stop])
                 if turn != self._turn:
                     raise RuntimeError("another read has begun on this reader")
         finally:

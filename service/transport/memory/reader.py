@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from service.errors import TransportUnavailable
@@ -9,6 +10,7 @@ from service.transport.interface import Isolation, Partition, RecordBatch
 from service.transport.memory.log import MemoryLog, outside
 
 _MAX_RECORDS = 10_000
+_WAIT = 0.02
 
 
 class MemoryReader:
@@ -27,21 +29,24 @@ class MemoryReader:
             return log.start, log.end
 
     def read(self, partition: Partition, start: int, stop: int, timeout: float) -> Iterator[RecordBatch]:
-        position = start
+        position, deadline = start, time.monotonic() + timeout
         while position < stop:
-            batch, position = self._next(partition, position, stop, timeout)
-            if batch is not None:
-                yield batch
+            batch, reached = self._next(partition, position, stop)
+            if reached > position:
+                position, deadline = reached, time.monotonic() + timeout
+            elif time.monotonic() > deadline:
+                raise TransportUnavailable(
+                    f"{partition.topic}[{partition.partition}]: no progress from offset {position} towards {stop} in {timeout} s"
+                )
+            yield batch or RecordBatch(partition.topic, partition.partition, [], [], [], [])
 
     def close(self) -> None: ...
 
-    def _next(self, partition: Partition, position: int, stop: int, timeout: float) -> tuple[RecordBatch | None, int]:
+    def _next(self, partition: Partition, position: int, stop: int) -> tuple[RecordBatch | None, int]:
         with self._log.changed:
             log = self._log.partition(partition)
             if not log.start <= position <= log.end:
                 raise outside(partition, position, log)
-            if not self._log.changed.wait_for(lambda: log.limit(self._isolation) > position, timeout):
-                raise TransportUnavailable(
-                    f"{partition.topic}[{partition.partition}]: no progress from offset {position} towards {stop} in {timeout} s"
-                )
+            if not self._log.changed.wait_for(lambda: log.limit(self._isolation) > position, _WAIT):
+                return None, position
             return log.read(position, _MAX_RECORDS, self._isolation, stop)

@@ -1,0 +1,122 @@
+"""The worker as a process of its own on the real broker, killed in the middle of its work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from service.app import required_topics
+from service.config import Config, load
+from service.demo.broker import KafkaNode
+from service.errors import OffsetsPending
+from service.transport.interface import Membership, Partition
+from service.transport.kafka import KafkaTransport
+from tests.applications import chunk, write
+
+PARTITIONS = 4
+KEYS = 200
+PENSTOCK = [str(Path(sys.executable).with_name("penstock"))]
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture
+def path(kafka: KafkaNode, tmp_path: Path) -> Path:
+    """The configuration of an application of its own, with its topics made."""
+    name = f"app-{uuid.uuid4().hex[:8]}"
+    inputs = [{"topic": f"{name}.in", "channels": ["a", "b"], "rate": 1000}]
+    path = write(tmp_path, kafka.bootstrap, app=name, inputs=inputs, output={"topic": f"{name}.out"})
+    config = load(path)
+    KafkaTransport(config.kafka).admin().create(required_topics(config, PARTITIONS), 10.0)
+    return path
+
+
+def fill(config: Config, records: int) -> None:
+    """Records of one to four samples, the keys in random order; one in a thousand ends its key's stream."""
+    generator = np.random.default_rng(5)
+    publisher = KafkaTransport(config.kafka).publisher()
+    values = [chunk(1_700_000_000_000 + 4 * number, 1 + number % 4, seed=number) for number in range(97)]
+    for number in range(records):
+        value = None if number % 1000 == 999 else values[number % 97]
+        publisher.publish(config.input.topic, value, key=b"key-%03d" % generator.integers(KEYS))
+    publisher.flush(60.0)
+
+
+def progress(config: Config) -> int:
+    """How many input offsets the group has committed."""
+    source = KafkaTransport(config.kafka).source(Membership(config.app, "looking", static=False))
+    try:
+        partitions = [Partition(config.input.topic, number) for number in range(PARTITIONS)]
+        return sum(committed.offset for committed in source.committed(partitions, 5.0).values() if committed)
+    except OffsetsPending:
+        return -1
+    finally:
+        source.close()
+
+
+def wait_for(config: Config, offsets: int, seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while (done := progress(config)) < offsets:
+        assert time.monotonic() < deadline, f"only {done} of {offsets} offsets are committed after {seconds} s"
+        time.sleep(0.02)
+
+
+@contextmanager
+def running(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    log = path.with_suffix(".log")
+    with log.open("ab") as out:
+        process = subprocess.Popen([*PENSTOCK, "run", str(path)], stdout=out, stderr=out)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def audited(path: Path) -> dict[str, object]:
+    done = subprocess.run([*PENSTOCK, "audit", str(path), "--json"], capture_output=True, check=False)
+    assert done.stdout, done.stderr.decode()
+    return dict(orjson.loads(done.stdout)) | {"exit": done.returncode}
+
+
+def test_three_kills_in_fifty_thousand_records_change_nothing(path: Path) -> None:
+    config, records = load(path), 50_000
+    fill(config, records)
+    for share in (0.1, 0.35, 0.6):
+        with running(path) as process:
+            wait_for(config, int(share * records))
+            process.kill()
+    with running(path) as process:
+        wait_for(config, records)
+        process.terminate()
+        assert process.wait(30) == 0, path.with_suffix(".log").read_text()[-2000:]
+    report = audited(path)
+    wrong = {name: report[name] for name in ("missing", "duplicates", "unexpected", "out_of_order", "unjudged")}
+    assert wrong == dict.fromkeys(wrong, 0)
+    assert report["bit_equal"] is True
+    assert report["exit"] == 0
+    assert report["expected"] == records - records // 1000
+
+
+def test_two_processes_of_one_instance_the_older_stops_and_says_why(path: Path) -> None:
+    config = load(path)
+    fill(config, 1_000)
+    with running(path) as older:
+        wait_for(config, 1_000)
+        with running(path) as newer:
+            assert older.wait(30) == 3
+            assert "another" in path.with_suffix(".log").read_text()
+            fill(config, 1_000)
+            wait_for(config, 2_000)
+            newer.terminate()
+            assert newer.wait(30) == 0
+    assert audited(path)["exit"] == 0
