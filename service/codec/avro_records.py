@@ -12,7 +12,7 @@ from typing import Any
 
 import fastavro
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, Int64, UInt8
 
 from service.codec.avro_schema import ChunkSchema, SchemaSource, packaged_schema
 from service.codec.chunks import Columns, Row
@@ -90,7 +90,7 @@ class AvroChunks:
         starts = stops - sizes
         counts, first = _lengths(data, starts + 8)
         tail = first + counts
-        if (counts < 0).any() or (tail >= stops).any() or (counts % (FLOAT32.itemsize * self._channels)).any():
+        if (tail >= stops).any() or (counts % (FLOAT32.itemsize * self._channels)).any():
             return None
         rated = data[tail] == 2
         if ((data[tail] != 0) & ~rated).any() or (stops - tail != np.where(rated, 9, 1)).any():
@@ -105,7 +105,7 @@ class AvroChunks:
             rates,
         )
 
-    def _samples(self, samples: bytes | list[float]) -> np.ndarray | Refusal:
+    def _samples(self, samples: bytes | list[float]) -> Float32[np.ndarray, "n C"] | Refusal:
         if isinstance(samples, bytes):
             return float32_samples(samples, self._channels)
         if len(samples) % self._channels:
@@ -214,12 +214,13 @@ def _datum(schema: ChunkSchema, body: bytes) -> dict[str, Any] | Refusal:
     return datum
 
 
-def _doubles(data: np.ndarray, at: np.ndarray) -> np.ndarray:
+def _doubles(data: UInt8[np.ndarray, "bytes"], at: Int64[np.ndarray, "R"]) -> Float64[np.ndarray, "R"]:
     return data[at[:, None] + np.arange(8)].view(_FLOAT64)[:, 0].astype(np.float64, copy=False)
 
 
-def _lengths(data: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Zigzag numbers of at most four bytes and where they stop; −1 where one is negative, longer, or longer than needed."""
+def _lengths(data: UInt8[np.ndarray, "bytes"], at: Int64[np.ndarray, "R"]) -> tuple[Int64[np.ndarray, "R"], Int64[np.ndarray, "R"]]:
+    """Zigzag numbers of at most four bytes and where they stop; −1, which no float32 fill, where one is negative or longer
+    than that, or than needed."""
     groups = data[at[:, None] + np.arange(4)].astype(np.int64)
     sizes = 1 + np.cumprod(groups >= 0x80, axis=1).sum(axis=1)
     used = np.arange(4) < sizes[:, None]
@@ -228,9 +229,9 @@ def _lengths(data: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where((zigzag & 1 == 0) & (sizes <= 4) & shortest, zigzag >> 1, -1), at + sizes
 
 
-def _longs(values: np.ndarray) -> list[bytes]:
-    """Each number in zigzag, seven bits a byte, low ones first."""
-    zigzag = ((values << 1) ^ (values >> 63)).astype(np.int64).view(np.uint64)
+def _longs(values: Int64[np.ndarray, "R"]) -> list[bytes]:
+    """Each number, none of them negative, in zigzag, seven bits a byte, low ones first."""
+    zigzag = values.astype(np.uint64) << np.uint64(1)
     groups = zigzag[:, None] >> np.arange(0, 70, 7, dtype=np.uint64)
     sizes = np.maximum(1, (groups != 0).sum(axis=1))
     more = np.arange(10) < sizes[:, None] - 1
@@ -238,7 +239,7 @@ def _longs(values: np.ndarray) -> list[bytes]:
     return [data[10 * row : 10 * row + size] for row, size in enumerate(sizes.tolist())]
 
 
-def _items(values: np.ndarray) -> tuple[bytes, int]:
+def _items(values: Float32[np.ndarray, "M C_out"]) -> tuple[bytes, int]:
     """Every row as an array of floats in one block, and the bytes of each."""
     (count,) = _longs(np.array([values.shape[1]]))
     rows = np.zeros((len(values), len(count) + FLOAT32.itemsize * values.shape[1] + 1), np.uint8)

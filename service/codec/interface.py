@@ -101,8 +101,12 @@ class Prediction:
 
 
 class Encoder(Protocol):
-    """Predictions to bytes, and back for readers."""
+    """Predictions to bytes, and back for readers.
+
+    Finite outputs read back with the same bits. Of those that are not, Avro keeps the bits; JSON writes null, read as NaN.
+    """
 
     def encode(self, predictions: Predictions) -> list[bytes]: ...
 
-    def decode(self, value: bytes) -> Prediction: ...
+    def decode(self, value: bytes) -> Prediction:
+        """Raises `ValueError` where the value is no prediction record."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from service.codec.chunks import Columns, Row
 from service.codec.interface import Prediction, Predictions, Reason, Refusal
@@ -161,7 +161,7 @@ def json_chunk(time: float, samples: Float32[np.ndarray, "n C"]) -> bytes:
     return orjson.dumps({"t": t, "x": np.ascontiguousarray(samples, np.float32)}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _numbers(times: np.ndarray) -> list[int] | list[float]:
+def _numbers(times: Float64[np.ndarray, "R"]) -> list[int] | list[float]:
     """Whole milliseconds as integers, so that they are printed without a fraction."""
     whole = times == np.floor(times)
     if whole.all():

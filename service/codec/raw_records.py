@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float32
 
 from service.codec.chunks import Columns, Row
 from service.codec.interface import Reason, Refusal
@@ -41,7 +42,7 @@ class RawChunks:
         return Row(samples, float(timestamp), self._rate)
 
 
-def float32_samples(data: bytes, channels: int) -> np.ndarray | Refusal:
+def float32_samples(data: bytes, channels: int) -> Float32[np.ndarray, "n C"] | Refusal:
     """Little-endian float32 bytes as `[n, C]`."""
     if len(data) % (FLOAT32.itemsize * channels):
         size = FLOAT32.itemsize * channels

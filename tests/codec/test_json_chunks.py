@@ -70,6 +70,8 @@ def test_names_beyond_the_schema_are_ignored_and_of_two_the_last_counts():
         (b'{"t": true, "x": [[1, 2]]}', Reason.TYPE, "t is a boolean"),
         (b'{"t": "1", "x": [[1, 2]]}', Reason.TYPE, "t is a string"),
         (b'{"t": 1, "x": [[1, 2]], "rate": null}', Reason.TYPE, "rate is null"),
+        (b'{"t": 1, "x": [[1, 2]], "rate": "100"}', Reason.TYPE, "rate is a string"),
+        (b'{"t": 1, "x": [[1, 2]], "rate": true}', Reason.TYPE, "rate is a boolean"),
         (b'{"t": 1, "x": {"0": [1, 2]}}', Reason.TYPE, "x is an object"),
         (b'{"t": 1, "x": [[1, 2], [1, true]]}', Reason.TYPE, "x[1][1] is a boolean"),
         (b'{"t": 1, "x": [[1, "2"]]}', Reason.TYPE, "x[0][1] is a string"),
