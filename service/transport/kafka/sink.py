@@ -40,7 +40,7 @@ class KafkaSink:
         try:
             self._call("opening", self._producer.init_transactions, timeout=timeout)
         except TimeoutError:
-            self._producer.poll(0)
+            self._check_usable()
             error = KafkaError(KafkaError._TIMED_OUT)
             raise self._trouble.unavailable(f"transactional id {self._transactional_id!r}", error) from None
 
@@ -66,9 +66,12 @@ class KafkaSink:
 
     def produce_many(self, topic: str, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> None:
         self._check_usable()
-        produce = self._produce
+        produce = self._producer.produce
         for key, value in zip(keys, values, strict=True):
-            produce(topic, value, key)
+            try:
+                produce(topic, value, key)
+            except (BufferError, KafkaException):
+                self._produce(topic, value, key)  # once more, with patience
 
     def send_offsets(self, offsets: Mapping[Partition, Committed], group: GroupToken) -> None:
         self._check_usable()
@@ -118,8 +121,7 @@ class KafkaSink:
                 raise self._classified(f"producing to {topic!r}", reason(error)) from None
 
     def _make_room(self) -> None:
-        self._producer.poll(_ROOM)
-        self._check_usable()
+        self._check_usable(_ROOM)
         if time.monotonic() - self._began > self._timeout:
             raise EpochAborted("producing: the queue stayed full for the transaction's timeout")
 
@@ -148,18 +150,21 @@ class KafkaSink:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _classified(self, what: str, error: KafkaError) -> PenstockError:
-        if self._send_error is not None:
-            return self._send_error
         age = time.monotonic() - self._began
         found = transaction_error(error, f"{self._transactional_id}: {what}", age, self._timeout)
-        if not isinstance(found, EpochAborted):
-            self._broken = found
+        if isinstance(found, EpochAborted):
+            return self._send_error or found
+        self._broken = found
         return found
 
-    def _check_usable(self) -> None:
-        self._producer.poll(0)
+    def _check_usable(self, wait: float = 0.0) -> None:
+        """Serve librdkafka's callbacks, and raise what has gone wrong so far."""
         if self._broken is not None:
             raise self._broken
+        try:
+            self._producer.poll(wait)
+        except KafkaException as error:  # a fatal error
+            raise self._classified("writing", reason(error)) from None
         if self._send_error is not None:
             raise self._send_error
 

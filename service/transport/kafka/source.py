@@ -97,11 +97,14 @@ class KafkaSource:
 
     def _consume(self, max_records: int, timeout: float) -> list[Message]:
         # consume() waits for the full number; so the wait is for one message, and the rest is what is there already.
-        messages: list[Message] = self._consumer.consume(max_records, 0)
-        if not messages and timeout > 0 and self._raised is None:
-            messages = self._consumer.consume(1, timeout)
-            if messages and max_records > 1 and self._raised is None:
-                messages += self._consumer.consume(max_records - 1, 0)
+        try:
+            messages: list[Message] = self._consumer.consume(max_records, 0)
+            if not messages and timeout > 0 and self._raised is None:
+                messages = self._consumer.consume(1, timeout)
+                if messages and max_records > 1 and self._raised is None:
+                    messages += self._consumer.consume(max_records - 1, 0)
+        except KafkaException as error:  # a fatal error
+            raise source_error(reason(error), None) or self._trouble.unavailable("polling", reason(error)) from None
         return messages
 
     def _deliver(self, messages: list[Message]) -> list[RecordBatch]:
