@@ -76,9 +76,13 @@ def penstock(
 @config.command("check")
 def config_check(path: ConfigFile) -> None:
     """Validate a configuration and the files that it names."""
-    from service.config import load
+    from service.config import InputFormat, load
 
     settings = load(path)
+    if settings.input.format is InputFormat.AVRO:
+        from service.codec import decoder
+
+        decoder(settings)  # reads the Avro schema
     print(f"{path}: valid; {settings.app} reads {settings.input.topic} and writes {settings.output.topic}")
 
 

@@ -58,6 +58,14 @@ def test_a_wrong_configuration_is_one_line_per_problem_and_exit_2(good):
     ]
 
 
+def test_checking_reads_the_avro_schema_too(good):
+    (good.parent / "chunk.avsc").write_text('{"type": "record", "name": "R", "fields": []}')
+    good.write_text(GOOD.replace("rate: 10", "rate: 10, format: avro, avro: {schema: chunk.avsc}"))
+    result = penstock("config", "check", good)
+    assert result.exit_code == 2
+    assert result.stderr == f"{good.parent / 'chunk.avsc'}: Avro schema R: there is no field t\n"
+
+
 def test_the_debug_option_shows_the_traceback(good):
     result = penstock("--debug", "config", "check", good.parent / "none.yaml")
     assert result.exit_code == 2

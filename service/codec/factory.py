@@ -61,3 +61,5 @@ def _schema(settings: AvroInput) -> ChunkSchema:
         return admit(orjson.loads(path.read_bytes()))
     except orjson.JSONDecodeError as error:
         raise ConfigurationError(f"{path} is no Avro schema: {error}") from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
