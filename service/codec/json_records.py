@@ -19,10 +19,19 @@ from jaxtyping import Float32, Float64
 from service.codec.chunks import Columns, Row
 from service.codec.interface import Prediction, Predictions, Reason, Refusal
 
-_NUMBERS = {int, float}
+_NUMBERS: set[type] = {int, float}
 _INT64 = 2.0**63
 # Of all float32 this one alone has shortest digits that miss it when read through float64 (shown by trying all of them).
 _MIDPOINT = (7.038531e-26, np.uint32(0x15AE43FD).view(np.float32))
+_FIELDS: dict[str, set[type]] = {
+    "key": {str},
+    "stream": {int},
+    "index": {int},
+    "t": _NUMBERS,
+    "topic": {str},
+    "partition": {int},
+    "offset": {int},
+}
 _WORDS = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
 
 
@@ -139,20 +148,16 @@ class JsonPredictions:
         """Raises `ValueError` where the value is no prediction record."""
         try:
             record = orjson.loads(value)
+            fields = {name: record[name] for name in _FIELDS}
             exact = np.array(record["y"], np.float64)
-            outputs = np.where(np.abs(exact) == _MIDPOINT[0], np.copysign(_MIDPOINT[1], exact), exact).astype(np.float32)
-            return Prediction(
-                key=record["key"],
-                stream=record["stream"],
-                index=record["index"],
-                t=float(record["t"]),
-                y=outputs.reshape(len(outputs), -1),
-                topic=record["topic"],
-                partition=record["partition"],
-                offset=record["offset"],
-            )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a JSON prediction record: {error}") from error
+        strangers = [name for name, found in fields.items() if type(found) not in _FIELDS[name]]
+        if strangers or exact.ndim != 2:
+            raise ValueError(f"not a JSON prediction record: {', '.join(strangers) or 'y'} is of a wrong type")
+        with np.errstate(over="ignore"):
+            outputs = np.where(np.abs(exact) == _MIDPOINT[0], np.copysign(_MIDPOINT[1], exact), exact).astype(np.float32)
+        return Prediction(y=outputs, **fields | {"t": float(fields["t"])})
 
 
 def json_chunk(time: float, samples: Float32[np.ndarray, "n C"]) -> bytes:

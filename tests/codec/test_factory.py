@@ -6,6 +6,7 @@ import copy
 import json
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -90,6 +91,11 @@ def test_predictions_are_written_as_configured(output, start):
 def test_the_schemas_are_found(name):
     assert load_schema(name)
     assert schema_path(name).parent.name == "schemas"
+
+
+@pytest.mark.parametrize("name", ["sensor_chunk.schema.json", "prediction.schema.json"])
+def test_the_json_schemas_are_json_schemas(name):
+    jsonschema.Draft202012Validator.check_schema(load_schema(name))
 
 
 def test_a_schema_that_is_not_there_is_told():

@@ -151,6 +151,15 @@ def test_what_is_no_prediction_is_a_value_error(encoder, value):
         encoder.decode(value)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("stream", "1"), ("offset", 1.5), ("t", None), ("key", 1), ("partition", True), ("y", [1.0]), ("y", [])]
+)
+def test_a_field_of_a_wrong_type_is_no_prediction(name, wrong):
+    (value,) = ENCODERS[0].encode(predictions(np.ones((1, 1), np.float32), [1]))
+    with pytest.raises(ValueError, match=f"{name} is of a wrong type"):
+        ENCODERS[0].decode(orjson.dumps(orjson.loads(value) | {name: wrong}))
+
+
 def test_left_over_bytes_are_no_prediction():
     (value,) = ENCODERS[1].encode(predictions(np.ones((1, 1), np.float32), [1]))
     with pytest.raises(ValueError, match="left over"):
