@@ -1,0 +1,60 @@
+"""Exponential smoothing of every channel, per stream."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from service.streaming import register_streamer
+from service.streaming.operator import Recurrence
+from service.streaming.turn import Span
+
+
+class Smooth(nn.Module):
+    """`y_0 = x_0`, `y_j = alpha * x_j + (1 - alpha) * y_{j-1}`, over `[B, C, T]`; `0 < alpha <= 1`."""
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        if not 0 < alpha <= 1:
+            raise ValueError(f"alpha is {alpha}; it lies in (0, 1]")
+        self.alpha = alpha
+
+    def forward(self, x: Float[Tensor, "B C T"]) -> Float[Tensor, "B C T"]:
+        smoothed = list(x[..., :1].unbind(-1))
+        for frame in x[..., 1:].unbind(-1):
+            smoothed.append(self.alpha * frame + (1 - self.alpha) * smoothed[-1])
+        return torch.stack(smoothed, -1) if smoothed else x
+
+
+class SmoothStreamer(Recurrence):
+    """The memory is the last output; before the first frame it is zero, and that frame counts in full."""
+
+    name = "smooth"
+
+    def __init__(self, alpha: float, channels: int) -> None:
+        self.alpha = alpha
+        self.channels = channels
+        self.initial = torch.zeros(channels)
+
+    def advance(
+        self, rows: Float[Tensor, "M C"], span: Span, hidden: Float[Tensor, "B C"]
+    ) -> tuple[Float[Tensor, "M C"], Float[Tensor, "B C"]]:
+        order = span.time_major
+        weight = torch.where(span.index == 0, 1.0, self.alpha).unsqueeze(1)
+        fresh = (rows * weight).index_select(0, order.rows)
+        previous = hidden.index_select(0, order.streams)
+        decayed = torch.empty_like(previous)
+        first = 0
+        for active in order.active:
+            now = fresh[first : first + active]
+            torch.mul(previous[:active], 1 - self.alpha, out=decayed[:active])
+            previous[:active] = now.add_(decayed[:active])
+            first += active
+        return fresh.index_select(0, order.places), hidden.index_copy(0, order.streams, previous)
+
+    def describe(self) -> str:
+        return f"smooth({self.alpha})"
+
+
+register_streamer(Smooth, lambda module, channels: SmoothStreamer(module.alpha, channels))

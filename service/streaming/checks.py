@@ -1,0 +1,54 @@
+"""What a caller may pass: every violation is a ValueError that says which argument and which row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from service.streaming.arena import State
+from service.streaming.ragged import Ragged
+
+
+def check_slots(state: State, slots: Tensor) -> None:
+    """`slots` are distinct rows of the arena, never the dummy slot."""
+    _integers("slots", slots, state)
+    if not len(slots):
+        return
+    if int(slots.min()) < 1 or int(slots.max()) >= state.slots:
+        row = int(((slots < 1) | (slots >= state.slots)).nonzero()[0])
+        raise ValueError(f"slots[{row}] is {int(slots[row])}; slots of this state are 1 … {state.slots - 1} (0 is the dummy slot)")
+    ordered = slots.sort()
+    twice = (ordered.values[1:] == ordered.values[:-1]).nonzero()
+    if len(twice):
+        row = int(ordered.indices[int(twice[0]) + 1])
+        raise ValueError(f"slots[{row}] repeats slot {int(slots[row])}; a slot may stand only once in a batch")
+
+
+def check_chunks(state: State, slots: Tensor, chunks: Ragged, final: Tensor | None, channels: int, dtype: torch.dtype) -> None:
+    """`chunks` are rows of `channels` numbers, as many as `lengths` say, for as many streams as there are slots."""
+    values, lengths = chunks.values, chunks.lengths
+    if values.ndim != 2 or values.shape[1] != channels:
+        raise ValueError(f"values have shape {list(values.shape)}; the program takes [N, {channels}]")
+    if values.dtype != dtype:
+        raise ValueError(f"values are {values.dtype}; the program takes {dtype}")
+    if values.device != state.device:
+        raise ValueError(f"values are on {values.device}; the state is on {state.device}")
+    _integers("lengths", lengths, state)
+    if len(lengths) != len(slots):
+        raise ValueError(f"lengths has {len(lengths)} rows, slots has {len(slots)}")
+    if len(lengths) and int(lengths.min()) < 0:
+        row = int((lengths < 0).nonzero()[0])
+        raise ValueError(f"lengths[{row}] is {int(lengths[row])}; lengths are not negative")
+    if int(lengths.sum()) != len(values):
+        raise ValueError(f"lengths sum to {int(lengths.sum())}; values has {len(values)} rows")
+    if final is not None and (final.dtype != torch.bool or final.shape != slots.shape or final.device != state.device):
+        raise ValueError(
+            f"final is {final.dtype} {list(final.shape)} on {final.device}; it must be bool {list(slots.shape)} on {state.device}"
+        )
+
+
+def _integers(name: str, tensor: Tensor, state: State) -> None:
+    if tensor.dtype != torch.int64 or tensor.ndim != 1:
+        raise ValueError(f"{name} is {tensor.dtype} with shape {list(tensor.shape)}; it must be int64 with one dimension")
+    if tensor.device != state.device:
+        raise ValueError(f"{name} is on {tensor.device}; the state is on {state.device}")

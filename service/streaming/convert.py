@@ -1,0 +1,35 @@
+"""From an unmodified module to a program."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from service.streaming.numerics import Numerics
+from service.streaming.plan import plan
+from service.streaming.program import Program
+from service.streaming.tracing import Layout, Trace
+
+DEFAULT_MAX_STEP = 8192
+
+
+def convert(
+    module: nn.Module,
+    channels: int,
+    *,
+    layout: str = "BCT",
+    max_step: int = DEFAULT_MAX_STEP,
+    numerics: str | Numerics = Numerics.EXACT,
+    precision: str = "float32",
+) -> Program:
+    """The streaming form of `module`, which maps `[B, C, T]` (or `[B, T, C]`) to the same layout.
+
+    The module is copied and used in eval mode. `max_step` bounds the packed frames of one round, not a step. Raises NotStreamable,
+    naming the module, the source line and the remedy, for whatever cannot be streamed exactly.
+    """
+    if precision != "float32":
+        raise ValueError(f"precision is {precision!r}; float32 is what there is")
+    if max_step < 1 or channels < 1:
+        raise ValueError(f"max_step is {max_step} and channels {channels}; both must be at least 1")
+    numerics = Numerics(numerics)
+    graph = Trace(module, channels, Layout(layout), numerics).run()
+    return Program(plan(graph), numerics, max_step)

@@ -1,0 +1,54 @@
+"""Short hashes that say when two programs give the same bits, and when one may take over the other's states."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+
+from service.streaming.operator import Recurrence
+
+if TYPE_CHECKING:
+    from service.streaming.program import Program
+
+SNAPSHOT_FORMAT = 1
+
+
+def fingerprint(program: Program) -> str:
+    """Everything that decides the program's output bits: network, weights, numerics, precision, torch, instructions, threads."""
+    return _digest(
+        _network(program),
+        program.numerics.value,
+        str(program.dtype),
+        torch.__version__,
+        torch.backends.cpu.get_cpu_capability(),
+        str(torch.get_num_threads()),
+    )
+
+
+def state_fingerprint(program: Program) -> str:
+    """What decides whether a frozen state can be thawed.
+
+    A state without recurrences is a tail of input, whatever the weights. A recurrence's memory means something only to the network
+    that wrote it.
+    """
+    plan = program.plan
+    shapes = [f"{value.channels}:{plan.warm[value.index].key}:{value.timeline.ready.key}" for value in plan.sources]
+    recurrent = any(isinstance(node.operator, Recurrence) for node in program.graph.nodes)
+    return _digest(str(SNAPSHOT_FORMAT), str(program.dtype), *shapes, _network(program) if recurrent else "")
+
+
+def _network(program: Program) -> str:
+    digest = hashlib.sha256()
+    for node in program.graph.nodes:
+        reads = [(view.value.index, view.shift, view.low, view.fill, view.high and view.high.key) for view in node.inputs]
+        digest.update(f"{node.operator.describe()} {reads} {node.output.index}\n".encode())
+        for tensor in node.operator.weights():
+            digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,189 @@
+"""The streaming graph: values with timelines, the views through which nodes read them, and the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from service.streaming.operator import Flags, Operator, Pointwise, Window, Windowed, Windows
+from service.streaming.timeline import Count, Frames, Timeline
+
+
+@dataclass(eq=False)
+class Value:
+    """An edge of the graph: `channels` numbers per element, elements addressed by absolute index."""
+
+    index: int
+    channels: int
+    timeline: Timeline
+
+
+@dataclass(frozen=True)
+class View:
+    """A value read through crops and paddings, without moving data.
+
+    Element `j` is element `j + shift` of the value where that lies in `[low, high(n))`, else `fill`. `fill` is None while every
+    element of the view is data.
+    """
+
+    value: Value
+    timeline: Timeline
+    shift: int = 0
+    low: int = 0
+    high: Count | None = None
+    fill: float | None = None
+
+    @staticmethod
+    def whole(value: Value) -> View:
+        return View(value, value.timeline)
+
+    @property
+    def channels(self) -> int:
+        return self.value.channels
+
+    @property
+    def is_whole(self) -> bool:
+        return self.shift == 0 and self.low == 0 and self.fill is None and self.timeline == self.value.timeline
+
+    def cropped(self, left: int, right: int) -> View:
+        """`x[..., left:-right]`."""
+        ready, total = self.timeline.ready, self.timeline.total
+        length = Count.derive(lambda t: np.maximum(0, t - left - right), total, reach=left + right + 1)
+        available = Count.derive(
+            lambda r, t: np.minimum(np.maximum(0, r - left), np.maximum(0, t - left - right)),
+            ready,
+            total,
+            reach=left + right + 1,
+        )
+        shift = self.shift + left
+        end = Count.derive(lambda t: np.maximum(0, t + shift), length, reach=abs(shift) + 1)
+        return replace(
+            self,
+            timeline=Timeline(available, length),
+            shift=shift,
+            low=max(self.low, shift),
+            high=_earlier(self.high, end),
+        )
+
+    def limited(self, length: Count) -> View:
+        """`x[..., :t]`, with `t` the length of another value."""
+        total = Count.derive(np.minimum, self.timeline.total, length)
+        available = Count.derive(np.minimum, self.timeline.ready, total)
+        end = Count.derive(lambda t: np.maximum(0, t + self.shift), total, reach=abs(self.shift) + 1)
+        return replace(self, timeline=Timeline(available, total), low=max(self.low, self.shift), high=_earlier(self.high, end))
+
+    def padded(self, left: int, right: int, fill: float) -> View:
+        """`F.pad(x, (left, right), value=fill)`; the caller makes sure that an earlier fill is the same."""
+        ready, total = self.timeline.ready, self.timeline.total
+        length = Count.derive(lambda t: t + left + right, total)
+        available = Count.derive(lambda r: r + left, ready)
+        high = self.high or Count.derive(lambda t: np.maximum(0, t + self.shift), total, reach=abs(self.shift) + 1)
+        return replace(self, timeline=Timeline(available, length), shift=self.shift - left, high=high, fill=fill)
+
+    def may_read(self, fill: float) -> bool:
+        """Whether a consumer that pads with `fill` may read through this view without another pass."""
+        return self.fill is None or self.fill == fill
+
+
+class Select(Windowed):
+    """Elements `0, stride, 2 * stride, …` of a view, as they are."""
+
+    name = "select"
+    right = 0
+
+    def __init__(self, view: View, stride: int = 1) -> None:
+        self.channels = view.channels
+        self.window = Window(stride, (0,), 0.0 if view.fill is None else view.fill)
+
+    def legal(self, *totals: Frames) -> Flags:
+        return np.ones(len(totals[0]), np.bool_)
+
+    def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
+        rows = windows.values.squeeze(1)
+        return rows if out is None else out.copy_(rows)
+
+
+def _earlier(a: Count | None, b: Count) -> Count:
+    return b if a is None or a == b else Count.derive(lambda x, y: np.minimum(x, y), a, b)
+
+
+@dataclass(eq=False)
+class Node:
+    """One operator, what it reads and what it makes; `where` says which line of the user's code it comes from."""
+
+    operator: Operator
+    inputs: tuple[View, ...]
+    output: Value
+    where: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.operator.name}_{self.output.index}"
+
+
+@dataclass
+class Graph:
+    """Nodes in the order in which they run; value 0 is the input."""
+
+    channels: int
+    nodes: list[Node] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    output: Value | None = None
+
+    def __post_init__(self) -> None:
+        self.values.append(Value(0, self.channels, Timeline.of_input()))
+
+    @property
+    def input(self) -> Value:
+        return self.values[0]
+
+    def add(self, operator: Operator, inputs: Sequence[View], where: str) -> View:
+        timeline = operator.timeline([view.timeline for view in inputs])
+        value = Value(len(self.values), operator.channels, timeline)
+        self.values.append(value)
+        self.nodes.append(Node(operator, tuple(inputs), value, where))
+        return View.whole(value)
+
+    def settled(self, view: View, where: str) -> View:
+        """The view's elements as a value of their own, for readers that cannot crop and pad while they read."""
+        return view if view.is_whole else self.add(Select(view), [view], where)
+
+    def finish(self, output: View, where: str) -> None:
+        """Drops what the output does not need, and lets values end where their only readers stop reading."""
+        self.output = self.settled(output, where).value
+        needed = {self.output.index}
+        for node in reversed(self.nodes):
+            if node.output.index in needed:
+                needed.update(view.value.index for view in node.inputs)
+        self.nodes = [node for node in self.nodes if node.output.index in needed]
+        self._narrow()
+
+    def readers(self, value: Value) -> list[View]:
+        return [view for node in self.nodes for view in node.inputs if view.value is value]
+
+    def _narrow(self) -> None:
+        for node in self.nodes:
+            views = self.readers(node.output)
+            if not isinstance(node.operator, Pointwise | Windowed) or not views or node.output is self.output:
+                continue
+            crops = {view.timeline for view in views}
+            if len(crops) == 1 and all(view.shift == 0 and view.fill is None for view in views):
+                node.output.timeline = crops.pop()
+
+    def accepts(self) -> Count:
+        """1 at every length at which the offline module does not raise, else 0."""
+        verdict = Count.derive(lambda n: np.ones_like(n), Count.identity(), empty=1)
+        for node in self.nodes:
+            totals = [view.timeline.total for view in node.inputs]
+            legal = Count.derive(
+                lambda *counts, rule=node.operator.legal: rule(*counts).astype(np.int64),
+                *totals,
+                reach=node.operator.reach,
+                empty=1,
+            )
+            verdict = Count.derive(lambda a, b: a * b, verdict, legal, empty=1)
+        return verdict

@@ -1,0 +1,141 @@
+"""What an operator of the streaming graph is: three kinds, by how they read time.
+
+`Pointwise` reads the same index of all its inputs, `Windowed` a few indices around it, `Recurrence` everything before it through a
+hidden state. A family of operators is a file in `operators/` that subclasses one of them; nothing else has to change.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from service.streaming.timeline import Count, Frames, Timeline
+
+if TYPE_CHECKING:
+    from service.streaming.turn import Span
+
+Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+
+class Operator(ABC):
+    """One node's computation, on packed rows; stateless apart from its weights."""
+
+    name: str
+    channels: int
+
+    @abstractmethod
+    def timeline(self, inputs: Sequence[Timeline]) -> Timeline:
+        """When the output's elements are ready, and how many there are."""
+
+    def needs(self, first: Frames) -> Frames:
+        """The lowest input index that output elements from `first` on read; monotonic."""
+        return first
+
+    def legal(self, *totals: Frames) -> Flags:
+        """Where the offline module accepts inputs of these lengths."""
+        return np.all([total == totals[0] for total in totals], axis=0)
+
+    @property
+    def reach(self) -> int:
+        """From how many input elements on `needs` and `timeline` are regular."""
+        return 0
+
+    def weights(self) -> tuple[Tensor, ...]:
+        """All tensors that decide the result, for fingerprints and for moving to a device."""
+        return ()
+
+    def describe(self) -> str:
+        return self.name
+
+
+class Pointwise(Operator):
+    """Rows to rows at the same index; several inputs meet by index."""
+
+    def timeline(self, inputs: Sequence[Timeline]) -> Timeline:
+        first = inputs[0]
+        if all(other == first for other in inputs):
+            return first
+        ready = Count.derive(lambda *counts: np.minimum.reduce(counts), *(timeline.ready for timeline in inputs))
+        total = Count.derive(lambda *counts: np.minimum.reduce(counts), *(timeline.total for timeline in inputs))
+        return Timeline(ready, total)
+
+    @abstractmethod
+    def compute(self, rows: Sequence[Float[Tensor, "M _"]], out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
+        """The output rows; written to `out` and returned, when it is given."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Output element `j` reads input elements `j * stride + offset`; outside the input it reads `fill`."""
+
+    stride: int
+    offsets: tuple[int, ...]
+    fill: float = 0.0
+
+    @property
+    def is_same_index(self) -> bool:
+        return self.stride == 1 and self.offsets == (0,)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The gathered windows of the output elements in `span`; `totals` is each row's input length where streams end now, else None."""
+
+    values: Float[Tensor, "M k C_in"]
+    span: Span
+    totals: Int64[Tensor, "M"] | None
+
+
+class Windowed(Operator):
+    """Each output element reads a fixed window of one input."""
+
+    window: Window
+    right: int
+    """How many padding elements follow the input; `window.offsets` already count those before it."""
+
+    def timeline(self, inputs: Sequence[Timeline]) -> Timeline:
+        (timeline,) = inputs
+        ready = Count.derive(self._complete, timeline.ready, stride=self.window.stride, reach=self.reach)
+        total = Count.derive(self.length, timeline.total, stride=self.window.stride, reach=self.reach)
+        return Timeline(ready, total)
+
+    def _complete(self, available: Frames) -> Frames:
+        return np.maximum(0, (available - self.window.offsets[-1] - 1) // self.window.stride + 1)
+
+    def length(self, total: Frames) -> Frames:
+        return self._complete(total + self.right)
+
+    def legal(self, *totals: Frames) -> Flags:
+        return self.length(totals[0]) >= 1
+
+    def needs(self, first: Frames) -> Frames:
+        return first * self.window.stride + self.window.offsets[0]
+
+    @property
+    def reach(self) -> int:
+        return self.window.stride + self.right + max(abs(self.window.offsets[0]), abs(self.window.offsets[-1])) + 1
+
+    @abstractmethod
+    def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
+        """The output rows, one per window; written to `out` and returned, when it is given."""
+
+
+class Recurrence(Operator):
+    """Reads its input once, in order, carrying a hidden state of `initial.numel()` numbers per stream."""
+
+    initial: Float[Tensor, "S"]
+
+    def timeline(self, inputs: Sequence[Timeline]) -> Timeline:
+        return inputs[0]
+
+    @abstractmethod
+    def advance(
+        self, rows: Float[Tensor, "M C_in"], span: Span, hidden: Float[Tensor, "B S"]
+    ) -> tuple[Float[Tensor, "M C"], Float[Tensor, "B S"]]:
+        """The output rows, and every stream's hidden state after its last row here."""

@@ -1,0 +1,96 @@
+"""Conv1d: gather the taps of every output, one matrix product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from service.streaming.numerics import Gemm, Numerics
+from service.streaming.operator import Window, Windowed, Windows
+from service.streaming.tracing import Layout, Symbol, Trace, lowers
+
+
+class Convolution(Windowed):
+    """`torch.nn.functional.conv1d` with zero padding (left, right)."""
+
+    name = "conv1d"
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "C_out C_group k"],
+        bias: Float[Tensor, "C_out"] | None,
+        stride: int,
+        padding: tuple[int, int],
+        dilation: int,
+        groups: int,
+        numerics: Numerics,
+    ) -> None:
+        self.channels, self.depth, taps = weight.shape
+        self.groups = groups
+        self.right = padding[1]
+        self.window = Window(stride, tuple(tap * dilation - padding[0] for tap in range(taps)))
+        self.depthwise = groups > 1 and self.depth == 1 and self.channels == groups
+        self.weight, self.bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
+        if self.depthwise:
+            self.tap_weights: Float[Tensor, "k C"] = self.weight.squeeze(1).t().contiguous()
+            self.start = self.weight.new_zeros(self.channels) if self.bias is None else self.bias
+        else:
+            biases = [None] * groups if self.bias is None else list(self.bias.chunk(groups))
+            # The order of the gathered columns is tap, then channel.
+            matrices = [part.permute(2, 1, 0).reshape(taps * self.depth, -1) for part in self.weight.chunk(groups)]
+            self.products = [Gemm(matrix, bias, numerics) for matrix, bias in zip(matrices, biases, strict=True)]
+
+    def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
+        values = windows.values
+        if self.depthwise:
+            result = self.start.expand(len(values), -1)
+            for tap, weight in enumerate(self.tap_weights):
+                result = torch.addcmul(result, values[:, tap], weight)
+            return result if out is None else out.copy_(result)
+        if self.groups == 1:
+            return self.products[0](values.flatten(1), out)
+        parts = values.split(self.depth, dim=2)
+        results = [product(part.flatten(1), None) for product, part in zip(self.products, parts, strict=True)]
+        return torch.cat(results, 1) if out is None else torch.cat(results, 1, out=out)
+
+    def weights(self) -> tuple[Tensor, ...]:
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    def describe(self) -> str:
+        return f"conv1d(window={self.window}, right={self.right}, groups={self.groups})"
+
+
+@lowers("conv1d")
+def conv1d(
+    trace: Trace,
+    symbol: Symbol,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: str | int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Symbol:
+    if not isinstance(symbol, Symbol) or isinstance(weight, Symbol) or symbol.layout is not Layout.BCT:
+        trace.refuse("conv1d over another dimension than time, or with computed weights", "Give it [B, C, T] and constant weights.")
+    if symbol.channels != weight.shape[1] * groups:
+        trace.refuse(
+            f"conv1d of {symbol.channels} channels with a weight {list(weight.shape)}", "The module itself would raise here."
+        )
+    stride, dilation = one(stride), one(dilation)
+    if isinstance(padding, str):
+        both = dilation * (weight.shape[2] - 1) if padding == "same" else 0
+        sides = (both // 2, both - both // 2)
+    else:
+        sides = (one(padding), one(padding))
+    if any(sides) and not symbol.view.may_read(0.0):
+        symbol = symbol.with_view(trace.graph.settled(symbol.view, trace.where()))
+    return trace.add(Convolution(weight, bias, stride, sides, dilation, groups, trace.numerics), [symbol])
+
+
+def one(size: int | Sequence[int]) -> int:
+    """The single number in a 1-D hyperparameter."""
+    return size if isinstance(size, int) else size[0]

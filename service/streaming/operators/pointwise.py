@@ -1,0 +1,146 @@
+"""Functions of one element: activations, and the arithmetic of values with constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from service.streaming.numerics import Numerics
+from service.streaming.operator import Pointwise
+from service.streaming.tracing import Symbol, Trace, lowers, refuses
+
+Rows = Float[Tensor, "M C"]
+
+
+class Elementwise(Pointwise):
+    """`function(rows)`, the same for every element; `parameters` are what it closes over."""
+
+    def __init__(self, name: str, channels: int, function: Callable[[Tensor], Tensor], parameters: object = ()) -> None:
+        self.name = name
+        self.channels = channels
+        self.function = function
+        self.parameters = parameters
+
+    def compute(self, rows: Sequence[Rows], out: Rows | None) -> Rows:
+        result = self.function(rows[0])
+        return result if out is None else out.copy_(result)
+
+    def describe(self) -> str:
+        return f"{self.name}({self.parameters})"
+
+
+class Relu(Pointwise):
+    name = "relu"
+
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
+
+    def compute(self, rows: Sequence[Rows], out: Rows | None) -> Rows:
+        return torch.relu(rows[0]) if out is None else torch.clamp_min(rows[0], 0.0, out=out)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """Composed of functions whose vector and scalar code agree; torch's own differs in the last rows of a tensor."""
+    return x.neg().exp_().add_(1.0).reciprocal_()
+
+
+def silu(x: Tensor) -> Tensor:
+    return x * sigmoid(x)
+
+
+def elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
+    return torch.where(x > 0, x * scale, (x * input_scale).expm1_() * (alpha * scale))
+
+
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    if approximate == "tanh":
+        return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))))
+    return 0.5 * x * (1.0 + torch.erf(x * math.sqrt(0.5)))
+
+
+def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    scaled = x * beta
+    return torch.where(scaled > threshold, x, torch.log1p(scaled.exp()) / beta)
+
+
+def mish(x: Tensor) -> Tensor:
+    return x * torch.tanh(softplus(x))
+
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+"""The constants of `torch.selu`."""
+
+EXACT: dict[str, Callable[..., Tensor]] = {
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "elu": elu,
+    "celu": lambda x, alpha=1.0: elu(x, alpha, 1.0, 1.0 / alpha),
+    "selu": lambda x: elu(x, SELU_ALPHA, SELU_SCALE),
+    "gelu": gelu,
+    "softplus": softplus,
+    "mish": mish,
+    "softsign": lambda x: x / (x.abs() + 1.0),
+    "tanhshrink": lambda x: x - torch.tanh(x),
+}
+"""Compositions for functions whose own kernels give other bits at the end of a tensor than in its middle."""
+
+NATIVE: dict[str, Callable[..., Tensor]] = {
+    name: getattr(F, name, None) or getattr(torch, name)
+    for name in ["tanh", "exp", "expm1", "log", "log1p", "sin", "cos", "sqrt", "rsqrt", "erf", "abs", "neg", "reciprocal", "square", "sign", "floor", "ceil", "round", "leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "relu6", "logsigmoid", "threshold", "clamp", "clamp_min", "clamp_max"]
+}
+"""Functions whose rows keep their bits."""
+
+
+def _lower_function(name: str) -> None:
+    @lowers(name)
+    def lowering(trace: Trace, symbol: Symbol, *args: Any, **kwargs: Any) -> Symbol:
+        if any(isinstance(argument, Tensor | Symbol) for argument in (*args, *kwargs.values())):
+            trace.refuse(f"{name} with tensors as parameters", "Give it numbers.")
+        exact = trace.numerics is Numerics.EXACT and name in EXACT
+        function = EXACT[name] if exact else getattr(F, name, None) or getattr(torch, name)
+
+        def apply(x: Tensor) -> Tensor:
+            return function(x, *args, **kwargs)
+
+        return trace.add(Elementwise(name, symbol.channels, apply, (args, tuple(sorted(kwargs.items())))), [symbol])
+
+
+for _name in (*EXACT, *NATIVE):
+    _lower_function(_name)
+
+
+@lowers("relu")
+def relu(trace: Trace, symbol: Symbol) -> Symbol:
+    return trace.add(Relu(symbol.channels), [symbol])
+
+
+@lowers("pow")
+def power(trace: Trace, symbol: Symbol, exponent: float) -> Symbol:
+    if not isinstance(symbol, Symbol) or exponent not in (2, 3):
+        trace.refuse(f"pow with exponent {exponent}", "Write it as products, sqrt, exp or log.")
+    function = torch.square if exponent == 2 else lambda x: x * x * x
+    return trace.add(Elementwise("pow", symbol.channels, function, exponent), [symbol])
+
+
+@lowers("dropout", "dropout1d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
+def dropout(trace: Trace, symbol: Symbol, p: float = 0.5, training: bool = True) -> Symbol:
+    if training and p > 0:
+        trace.refuse("dropout in training mode", "Pass training=self.training, or use nn.Dropout.")
+    return symbol
+
+
+@lowers("contiguous", "clone", "detach", "float", "requires_grad")
+def same(trace: Trace, symbol: Symbol, *args: Any, **kwargs: Any) -> Symbol:
+    return symbol
+
+
+PER_WINDOW = "It needs the whole stream before its first output; run it per window."
+refuses(
+    PER_WINDOW, "mean", "sum", "std", "var", "max", "min", "amax", "amin", "norm", "argmax", "median", "flip", "roll", "fft", "sort"
+)

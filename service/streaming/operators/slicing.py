@@ -1,0 +1,102 @@
+"""Crops, paddings and transposes: they move no data, their readers shift indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from service.streaming.graph import Select
+from service.streaming.operators.arithmetic import part
+from service.streaming.tracing import Extent, Symbol, Trace, lowers
+
+EVERYTHING = slice(None)
+
+
+@lowers("getitem")
+def getitem(trace: Trace, symbol: Symbol, key: Any) -> Symbol:
+    keys = list(key) if isinstance(key, tuple) else [key]
+    if not all(item is Ellipsis or isinstance(item, slice) for item in keys) or len(keys) - (Ellipsis in keys) > 3:
+        trace.refuse(f"indexing with {key!r}", "Slices of channels and of time are what streams; keep all three dimensions.")
+    place = keys.index(Ellipsis) if Ellipsis in keys else len(keys)
+    rest = [item for item in keys if item is not Ellipsis]
+    keys = rest[:place] + [EVERYTHING] * (3 - len(rest)) + rest[place:]
+    if keys[0] != EVERYTHING:
+        trace.refuse("a slice of the batch", "Streams are batched freely; slice channels or time.")
+    channels, time = keys[symbol.layout.channel_dim], keys[symbol.layout.time_dim]
+    if channels != EVERYTHING:
+        symbol = part(trace, symbol, channels)
+    return symbol if time == EVERYTHING else crop(trace, symbol, time)
+
+
+def crop(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
+    """`x[..., a:-b:step]`, or cut to another value's length."""
+    first, stop, step = kept.start or 0, kept.stop, kept.step or 1
+    if not isinstance(first, int) or first < 0:
+        trace.refuse(
+            f"a slice of time that begins at {kept.start!r}", "Only a fixed number of elements can be cut off the beginning."
+        )
+    view = symbol.view
+    if isinstance(stop, Extent) and stop.view is not None:
+        view = view.limited(stop.view.timeline.total)
+    elif stop is not None and (not isinstance(stop, int) or stop >= 0):
+        trace.refuse(f"a slice of time that ends at {stop!r}", "Cut a fixed number of elements off the end, [..., :-b].")
+    if first or isinstance(stop, int):
+        view = view.cropped(first, -stop if isinstance(stop, int) else 0)
+    symbol = symbol.with_view(view)
+    return symbol if step == 1 else trace.add(Select(view, step), [symbol])
+
+
+@lowers("narrow")
+def narrow(trace: Trace, symbol: Symbol, dim: int, start: int, length: int) -> Symbol:
+    if dim % 3 != symbol.layout.channel_dim:
+        trace.refuse("narrow over time or batch", "Slice time with [..., a:-b].")
+    return part(trace, symbol, slice(start, start + length))
+
+
+@lowers("pad")
+def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Symbol:
+    sides = list(pad) + [0] * (6 - len(pad))
+    time = 2 * (2 - symbol.layout.time_dim)
+    if not all(isinstance(side, int) for side in sides):
+        trace.refuse("padding by an amount that depends on the length", "Pad by fixed amounts.")
+    left, right = sides[time : time + 2]
+    if any(side for place, side in enumerate(sides) if place not in (time, time + 1)):
+        trace.refuse("padding of channels or batch", "Pad time only.")
+    if mode != "constant":
+        trace.refuse(f"{mode} padding", "Pad with zeros (padding_mode='zeros'), or run the network per window.")
+    fill = float(value or 0.0)
+    view = symbol.view
+    if left < 0 or right < 0:
+        view = view.cropped(max(0, -left), max(0, -right))
+    left, right = max(0, left), max(0, right)
+    if left or right:
+        if not view.may_read(fill):
+            view = trace.graph.settled(view, trace.where())
+        view = view.padded(left, right, fill)
+    return symbol.with_view(view)
+
+
+@lowers("transpose", "swapaxes", "swapdims")
+def transpose(trace: Trace, symbol: Symbol, first: int, second: int) -> Symbol:
+    if {first % 3, second % 3} == {1, 2}:
+        return Symbol(trace, symbol.view, symbol.layout.swapped)
+    return (
+        symbol
+        if first % 3 == second % 3
+        else trace.refuse("a transpose of the batch dimension", "Transpose channels and time only.")
+    )
+
+
+@lowers("permute")
+def permute(trace: Trace, symbol: Symbol, *dims: Any) -> Symbol:
+    order = [dim % 3 for dim in (dims[0] if len(dims) == 1 else dims)]
+    if order == [0, 1, 2]:
+        return symbol
+    if order == [0, 2, 1]:
+        return Symbol(trace, symbol.view, symbol.layout.swapped)
+    trace.refuse(f"permute to {order}", "Permute channels and time only.")
+
+
+@lowers("mT")
+def matrix_transpose(trace: Trace, symbol: Symbol) -> Symbol:
+    return Symbol(trace, symbol.view, symbol.layout.swapped)

@@ -1,0 +1,307 @@
+"""The program: a network in its streaming form, and the arena of states that it steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from service.errors import StreamLengthError
+from service.streaming import snapshot
+from service.streaming.arena import State, Store
+from service.streaming.checks import check_chunks, check_slots
+from service.streaming.fingerprint import fingerprint, state_fingerprint
+from service.streaming.graph import Node
+from service.streaming.numerics import Numerics
+from service.streaming.operator import Pointwise, Recurrence, Window, Windowed
+from service.streaming.plan import Plan
+from service.streaming.ragged import Ragged
+from service.streaming.reading import Reading
+from service.streaming.snapshot import Checkpoint
+from service.streaming.timeline import Count
+from service.streaming.turn import Span, Turn, WarmTurn, pieces
+
+SAME_INDEX = Window(1, (0,))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node, ready to run."""
+
+    node: Node
+    readings: tuple[Reading, ...]
+    retired: tuple[int, ...]
+    """Values whose last reader this is: their new rows go into their rings now."""
+
+
+class Program:
+    """A network over ragged streams. Made by `convert`; holds no state of any stream."""
+
+    def __init__(self, plan: Plan, numerics: Numerics, max_step: int) -> None:
+        self.plan = plan
+        self.graph = plan.graph
+        self.numerics = numerics
+        self.max_step = max_step
+        self.device = torch.device("cpu")
+        self.dtype = torch.float32
+        assert self.graph.output is not None
+        self.output = self.graph.output
+        self.steps = tuple(self._prepare(position, node) for position, node in enumerate(self.graph.nodes))
+        self._accepts = self.graph.accepts()
+        self.fingerprint = fingerprint(self)
+        self.state_fingerprint = state_fingerprint(self)
+
+    def _prepare(self, position: int, node: Node) -> Step:
+        window = node.operator.window if isinstance(node.operator, Windowed) else SAME_INDEX
+        retired = tuple(index for index, last in self.plan.last_reader.items() if last == position and self.plan.depth.get(index))
+        return Step(node, tuple(Reading(view, window) for view in node.inputs), retired)
+
+    # What the program is
+
+    @property
+    def channels(self) -> int:
+        return self.graph.channels
+
+    @property
+    def out_channels(self) -> int:
+        return self.output.channels
+
+    @property
+    def history(self) -> int:
+        """How many of the last input frames an output that is not out yet can still read."""
+        return self.plan.tails[0]
+
+    @property
+    def decimation(self) -> float:
+        """Input frames per output."""
+        ready = self.output.timeline.ready
+        return ready.period / ready.gain
+
+    @property
+    def bytes_per_slot(self) -> int:
+        rings = sum(depth * self.graph.values[index].channels for index, depth in self.plan.depth.items())
+        hidden = sum(step.node.operator.initial.numel() for step in self.steps if isinstance(step.node.operator, Recurrence))
+        return (rings + hidden) * self.dtype.itemsize + torch.int64.itemsize
+
+    @overload
+    def ready(self, n: int) -> int: ...
+    @overload
+    def ready(self, n: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]: ...
+    def ready(self, n: int | Tensor) -> int | Tensor:
+        """How many outputs `n` frames make ready, whatever follows."""
+        return _evaluate(self.output.timeline.ready, n)
+
+    @overload
+    def total(self, n: int) -> int: ...
+    @overload
+    def total(self, n: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]: ...
+    def total(self, n: int | Tensor) -> int | Tensor:
+        """How many outputs a stream of `n` frames has in all."""
+        return _evaluate(self.output.timeline.total, n)
+
+    @overload
+    def accepts(self, n: int) -> bool: ...
+    @overload
+    def accepts(self, n: Int64[Tensor, "B"]) -> Bool[Tensor, "B"]: ...
+    def accepts(self, n: int | Tensor) -> bool | Tensor:
+        """Whether a stream may end after `n` frames: the offline module does not raise at that length."""
+        verdict = _evaluate(self._accepts, n)
+        return verdict != 0
+
+    # State
+
+    def new_state(self, slots: int, device: str | torch.device = "cpu") -> State:
+        """An arena for streams in slots 1 … slots - 1; slot 0 is the dummy slot."""
+        like = torch.empty(0, dtype=self.dtype, device=device)
+        stores = {
+            index: Store(slots, depth, self.graph.values[index].channels, self.plan.fills, like)
+            for index, depth in self.plan.depth.items()
+        }
+        hidden = {
+            step.node.output.index: step.node.operator.initial.to(like.device).repeat(slots, 1)
+            for step in self.steps
+            if isinstance(step.node.operator, Recurrence)
+        }
+        return State(slots, like.device, stores, hidden)
+
+    def resize(self, state: State, slots: int) -> None:
+        """Grows the arena in place to `slots` rows; every stream keeps its state."""
+        if slots < state.slots:
+            raise ValueError(f"the state has {state.slots} slots; it can grow but not shrink to {slots}")
+        fresh = self.new_state(slots - state.slots, state.device)
+        state.frames = torch.cat([state.frames, fresh.frames])
+        for store in state.stores.values():
+            store.resize(slots)
+        for index, rows in fresh.hidden.items():
+            state.hidden[index] = torch.cat([state.hidden[index], rows])
+        state.slots = slots
+
+    def reset(self, state: State, slots: Int64[Tensor, "B"]) -> None:
+        """Forgets the streams in `slots`; the next frames there begin new ones."""
+        check_slots(state, slots)
+        self._forget(state, slots)
+
+    def positions(self, state: State, slots: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
+        """How many frames each stream has fed so far."""
+        check_slots(state, slots)
+        return state.frames.index_select(0, slots)
+
+    def freeze(self, state: State, slots: Int64[Tensor, "B"]) -> list[bytes]:
+        """One snapshot per slot: all that the stream's future depends on. The slots stay as they are."""
+        check_slots(state, slots)
+        return snapshot.freeze(self.plan, self.state_fingerprint, state, slots)
+
+    def thaw(self, state: State, slots: Int64[Tensor, "B"], data: Sequence[bytes]) -> None:
+        """Puts snapshots into `slots`; their streams go on as if they had never left.
+
+        Raises SnapshotMismatch, before anything changes, when one is damaged or belongs to a program with another state.
+        """
+        check_slots(state, slots)
+        if len(data) != len(slots):
+            raise ValueError(f"data has {len(data)} snapshots, slots has {len(slots)}")
+        snapshot.thaw(self.plan, self.state_fingerprint, state, slots, data)
+        self._rebuild(state, slots)
+
+    def checkpoint(self, state: State, slots: Int64[Tensor, "B"]) -> Checkpoint:
+        """A picture in memory of the streams in `slots`, for `rollback`."""
+        check_slots(state, slots)
+        return snapshot.take(self.plan, state, slots)
+
+    def rollback(self, state: State, checkpoint: Checkpoint) -> None:
+        """Puts the checkpoint's streams back to where they were; everything fed to them since is forgotten."""
+        snapshot.put_back(state, checkpoint)
+        self._rebuild(state, checkpoint.slots)
+
+    # Stepping
+
+    @torch.no_grad()
+    def step(self, state: State, slots: Int64[Tensor, "B"], chunks: Ragged, final: Bool[Tensor, "B"] | None = None) -> Ragged:
+        """Feeds each stream its chunk and returns the outputs that thereby become ready.
+
+        `slots` are distinct and never 0; `chunks.values [N, C]` with `chunks.lengths [B]`, zeros allowed. Streams in `final` end
+        now: right padding is applied, what is left comes out, the slot is reset. Returns values `[M, C_out]`, lengths and the
+        absolute index of each stream's first row. Raises ValueError for arguments that do not fit and StreamLengthError for streams
+        that end at a length at which the offline module raises, both before any state changes.
+        """
+        check_slots(state, slots)
+        check_chunks(state, slots, chunks, final, self.channels, self.dtype)
+        before = state.frames.index_select(0, slots)
+        after = before + chunks.lengths
+        if final is not None:
+            if not bool(final.any()):
+                final = None
+            else:
+                self._check_ends(slots, after, final)
+        whole = Turn(slots, before, after, final)
+        span = whole.span(self.output)
+        if len(chunks.values) <= self.max_step:
+            values = self._round(state, whole, chunks.values)
+        else:
+            rounds = pieces(whole, chunks.lengths, self.max_step)
+            parts = chunks.values.split(self.max_step)
+            values = torch.cat([self._round(state, turn, part) for turn, part in zip(rounds, parts, strict=True)])
+        return Ragged(values, span.lengths, span.start)
+
+    def _check_ends(self, slots: Tensor, after: Tensor, final: Tensor) -> None:
+        refused = final & ~self.accepts(after)
+        if bool(refused.any()):
+            rows = refused.nonzero().flatten()
+            lengths = sorted(set(after[rows].tolist()))
+            raise StreamLengthError(
+                f"{len(rows)} streams end at lengths at which the module raises: {lengths[:5]} frames. "
+                "Drop them, or feed them on to a length that program.accepts.",
+                slots=tuple(slots[rows].tolist()),
+            )
+
+    def _round(self, state: State, turn: Turn, values: Float[Tensor, "N C"]) -> Float[Tensor, "M C_out"]:
+        store = state.stores.get(0)
+        rows = {0: values if store is None else store.stage(len(values)).copy_(values)}
+        for step in self.steps:
+            self._run(state, turn, step, rows)
+        state.frames.index_copy_(0, turn.slots, turn.after)
+        if turn.final is not None:
+            self._forget(state, turn.slots[turn.final])
+        output = rows[self.output.index]
+        return output.clone() if self.output.index in state.stores or output is values else output
+
+    def _run(self, state: State, turn: Turn, step: Step, rows: dict[int, Tensor]) -> None:
+        node = step.node
+        made = node.output.index
+        span = turn.span(node.output)
+        store = state.stores.get(made)
+        target = None if store is None else store.stage(span.rows)
+        operator = node.operator
+        if span.rows == 0:
+            rows[made] = torch.empty(0, operator.channels, dtype=self.dtype, device=state.device) if target is None else target
+        elif isinstance(operator, Recurrence):
+            rows[made] = self._advance(state, turn, step, rows, target)
+        elif isinstance(operator, Windowed):
+            (reading,) = step.readings
+            index = reading.view.value.index
+            rows[made] = operator.compute(reading.windows(turn, span, rows[index], state.stores.get(index)), target)
+        elif isinstance(operator, Pointwise):
+            inputs = [
+                reading.rows(turn, span, rows[reading.view.value.index], state.stores.get(reading.view.value.index))
+                for reading in step.readings
+            ]
+            rows[made] = operator.compute(inputs, target)
+        for index in step.retired:
+            _retire(state.stores[index], turn, turn.span(self.graph.values[index]))
+
+    def _advance(self, state: State, turn: Turn, step: Step, rows: dict[int, Tensor], target: Tensor | None) -> Tensor:
+        operator = step.node.operator
+        assert isinstance(operator, Recurrence)
+        (reading,) = step.readings
+        index, made = reading.view.value.index, step.node.output.index
+        span = turn.span(step.node.output)
+        if isinstance(turn, WarmTurn):
+            made_before = _from_ring(state.stores[made], turn, span)
+        else:
+            hidden = state.hidden[made]
+            inputs = reading.rows(turn, span, rows[index], state.stores.get(index))
+            made_before, memory = operator.advance(inputs, span, hidden.index_select(0, turn.slots))
+            hidden.index_copy_(0, turn.slots, memory)
+        return made_before if target is None else target.copy_(made_before)
+
+    def _forget(self, state: State, slots: Tensor) -> None:
+        state.frames.index_fill_(0, slots, 0)
+        for step in self.steps:
+            operator = step.node.operator
+            if isinstance(operator, Recurrence):
+                state.hidden[step.node.output.index].index_copy_(0, slots, operator.initial.to(state.device).expand(len(slots), -1))
+
+    @torch.no_grad()
+    def _rebuild(self, state: State, slots: Int64[Tensor, "B"]) -> None:
+        """Recomputes every ring of `slots` from the sources' tails."""
+        for part in slots.split(max(1, self.max_step // max(1, self.history))):
+            turn = WarmTurn(part, state.frames.index_select(0, part), self.plan.warm)
+            rows = {0: torch.empty(0, self.channels, dtype=self.dtype, device=state.device)}
+            span = turn.span(self.graph.input)
+            if span.rows:
+                store = state.stores[0]
+                rows[0] = store.stage(span.rows).copy_(_from_ring(store, turn, span))
+            for step in self.steps:
+                self._run(state, turn, step, rows)
+
+
+def _evaluate(count: Count, n: int | Tensor) -> int | Tensor:
+    return count(n) if isinstance(n, Tensor) else int(count(torch.tensor([n])))
+
+
+def _from_ring(store: Store, turn: Turn, span: Span) -> Tensor:
+    return store.ring.index_select(0, span.ring_rows(turn.slots, store.depth))
+
+
+def _retire(store: Store, turn: Turn, span: Span) -> None:
+    """Moves a value's new rows from the staging area into its ring; of a chunk longer than the ring, the last ones."""
+    if not span.rows:
+        return
+    places, fresh = span.ring_rows(turn.slots, store.depth), store.stage(span.rows)
+    if span.longest > store.depth:
+        kept = (span.index >= (span.stop - store.depth).index_select(0, span.owner)).nonzero().flatten()
+        places, fresh = places.index_select(0, kept), fresh.index_select(0, kept)
+    store.ring.index_copy_(0, places, fresh)

@@ -1,0 +1,134 @@
+"""A stream's state outside the arena: as bytes (`freeze`, `thaw`) and as an in-memory picture (`Checkpoint`).
+
+Both hold the frames fed, the tail of each source and the recurrences' memories; every other ring is recomputed from them.
+A snapshot is, little-endian: format (u16), reserved (u16), CRC-32 of all that follows (u32), state fingerprint (8 bytes), frames (i64), then per
+source its tail rows in time order, then per recurrence its memory.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from service.errors import SnapshotMismatch
+from service.streaming.arena import State
+from service.streaming.fingerprint import SNAPSHOT_FORMAT
+from service.streaming.plan import Plan
+from service.streaming.turn import Span
+
+HEAD = struct.Struct("<HHI")
+BODY = struct.Struct("<8sq")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The streams in `slots` as they were: `frames`, the sources' rings and the recurrences' memories."""
+
+    slots: Int64[Tensor, "B"]
+    frames: Int64[Tensor, "B"]
+    rings: dict[int, Float[Tensor, "B depth_C"]]
+    hidden: dict[int, Float[Tensor, "B S"]]
+
+
+def take(plan: Plan, state: State, slots: Int64[Tensor, "B"]) -> Checkpoint:
+    return Checkpoint(
+        slots.clone(),
+        state.frames.index_select(0, slots),
+        {index: state.stores[index].per_slot.index_select(0, slots) for index, tail in plan.tails.items() if tail},
+        {index: hidden.index_select(0, slots) for index, hidden in state.hidden.items()},
+    )
+
+
+def put_back(state: State, checkpoint: Checkpoint) -> None:
+    state.frames.index_copy_(0, checkpoint.slots, checkpoint.frames)
+    for index, rings in checkpoint.rings.items():
+        state.stores[index].per_slot.index_copy_(0, checkpoint.slots, rings)
+    for index, hidden in checkpoint.hidden.items():
+        state.hidden[index].index_copy_(0, checkpoint.slots, hidden)
+
+
+def tail_spans(plan: Plan, frames: Int64[Tensor, "B"]) -> dict[int, Span]:
+    """Per source with a tail: which of its elements a snapshot of streams at `frames` holds."""
+    spans = {}
+    for value in plan.sources:
+        if plan.tails[value.index]:
+            stop = value.timeline.ready(frames)
+            spans[value.index] = Span(torch.minimum(plan.warm[value.index](frames), stop), stop)
+    return spans
+
+
+def freeze(plan: Plan, fingerprint: str, state: State, slots: Int64[Tensor, "B"]) -> list[bytes]:
+    """One snapshot per slot; the slots stay as they are."""
+    frames = state.frames.index_select(0, slots)
+    parts = []
+    for index, span in tail_spans(plan, frames).items():
+        store = state.stores[index]
+        tail = store.ring.index_select(0, span.ring_rows(slots, store.depth)).cpu().numpy()
+        parts.append((tail, [0, *span.ends.tolist()]))
+    for hidden in state.hidden.values():
+        parts.append((hidden.index_select(0, slots).cpu().numpy(), list(range(len(slots) + 1))))
+    mark = bytes.fromhex(fingerprint)
+    snapshots = []
+    for row, count in enumerate(frames.tolist()):
+        body = BODY.pack(mark, count) + b"".join(rows[at[row] : at[row + 1]].tobytes() for rows, at in parts)
+        snapshots.append(HEAD.pack(SNAPSHOT_FORMAT, 0, zlib.crc32(body)) + body)
+    return snapshots
+
+
+def thaw(plan: Plan, fingerprint: str, state: State, slots: Int64[Tensor, "B"], data: Sequence[bytes]) -> None:
+    """Puts snapshots back into sources and memories; the other rings are the program's to recompute.
+
+    Raises SnapshotMismatch, before anything changes, when one is damaged or belongs to another program.
+    """
+    frames = torch.tensor([_checked(row, blob, fingerprint) for row, blob in enumerate(data)], dtype=torch.int64)
+    spans = tail_spans(plan, frames)
+    sizes = sum(
+        (span.lengths * plan.graph.values[index].channels for index, span in spans.items()), torch.zeros_like(frames)
+    ) + sum(hidden.shape[1] for hidden in state.hidden.values())
+    itemsize = np.dtype(np.float32).itemsize
+    for row, (blob, size) in enumerate(zip(data, sizes.tolist(), strict=True)):
+        expected = HEAD.size + BODY.size + size * itemsize
+        if len(blob) != expected:
+            raise SnapshotMismatch(
+                f"snapshot {row} has {len(blob)} bytes; this program's at {int(frames[row])} frames has {expected}"
+            )
+    numbers = [np.frombuffer(blob, np.float32, offset=HEAD.size + BODY.size) for blob in data]
+    at = [0] * len(data)
+
+    def next_rows(lengths: list[int], channels: int) -> Tensor:
+        pieces = []
+        for row, length in enumerate(lengths):
+            pieces.append(numbers[row][at[row] : at[row] + length * channels])
+            at[row] += length * channels
+        return torch.from_numpy(np.concatenate(pieces)).view(-1, channels).to(state.device)
+
+    state.frames.index_copy_(0, slots, frames.to(state.device))
+    for index, span in spans.items():
+        store = state.stores[index]
+        rows = next_rows(span.lengths.tolist(), store.channels)
+        store.ring.index_copy_(0, span.ring_rows(slots.cpu(), store.depth).to(state.device), rows)
+    for hidden in state.hidden.values():
+        hidden.index_copy_(0, slots, next_rows([1] * len(data), hidden.shape[1]))
+
+
+def _checked(row: int, blob: bytes, fingerprint: str) -> int:
+    if len(blob) < HEAD.size + BODY.size:
+        raise SnapshotMismatch(f"snapshot {row} is cut off: {len(blob)} bytes")
+    version, _, checksum = HEAD.unpack_from(blob)
+    if version != SNAPSHOT_FORMAT:
+        raise SnapshotMismatch(f"snapshot {row} has format {version}; this program reads format {SNAPSHOT_FORMAT}")
+    if zlib.crc32(memoryview(blob)[HEAD.size :]) != checksum:
+        raise SnapshotMismatch(f"snapshot {row} is damaged: its checksum does not match its {len(blob)} bytes")
+    mark, frames = BODY.unpack_from(blob, HEAD.size)
+    if mark.hex() != fingerprint:
+        raise SnapshotMismatch(
+            f"snapshot {row} is of a program with state fingerprint {mark.hex()}; this program's is {fingerprint}"
+        )
+    return int(frames)

@@ -1,0 +1,127 @@
+"""Timelines: how many elements a value has, as exact functions of the frames that a stream has fed.
+
+Every count that streaming needs (`ready`, `total`, low-water marks) is built from shifts, floors and minima of counts, so it is
+quasi-periodic from some frame on: ``count(n + period) = count(n) + gain``. A `Count` is therefore a table of its beginning and one
+period. That makes composition cheap however deep the network is, and equality decidable: two values with equal timelines share
+their index arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import gcd, lcm
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+Frames = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Count:
+    """A function of the number of frames `n >= 0`: `table[n]` first, then `gain` more for each further `period` frames."""
+
+    table: Frames
+    settled: int
+    period: int
+    gain: int
+    tables: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def identity() -> Count:
+        """`count(n) = n`: the timeline of the input itself."""
+        return Count(np.zeros(1, np.int64), 0, 1, 1)
+
+    @staticmethod
+    def derive(rule: Callable[..., Frames], *inputs: Count, stride: int = 1, reach: int = 0, empty: int | None = 0) -> Count:
+        """The count `rule(*inputs)`.
+
+        `rule` maps arrays to an array elementwise and must be regular (floors of division by `stride`, shifts, minima of counts of
+        the same rate) once every input has `reach` elements. `empty` is the value at `n = 0`; None leaves it to the rule.
+        """
+        period = lcm(*(count.period for count in inputs))
+        period *= lcm(*(stride // gcd(stride, count.gain * (period // count.period)) for count in inputs))
+        settled = max(count.first_at_least(reach) for count in inputs)
+        if empty is not None:
+            settled = max(settled, 1)
+        span = np.arange(settled + period + 1, dtype=np.int64)
+        values = np.asarray(rule(*(count.numpy(span) for count in inputs)), dtype=np.int64)
+        if empty is not None:
+            values[0] = empty
+        gain = int(values[settled + period] - values[settled])
+        return Count._smallest(values[: settled + period], settled, period, gain)
+
+    @staticmethod
+    def _smallest(table: Frames, settled: int, period: int, gain: int) -> Count:
+        cycle = table[settled:]
+        for parts in range(period, 1, -1):
+            if period % parts or gain % parts:
+                continue
+            lap, rise = period // parts, gain // parts
+            if np.array_equal(cycle[lap:], cycle[:-lap] + rise):
+                period, gain = lap, rise
+                break
+        while settled and table[settled - 1] == table[settled - 1 + period] - gain:
+            settled -= 1
+        return Count(np.ascontiguousarray(table[: settled + period]), settled, period, gain)
+
+    def first_at_least(self, amount: int) -> int:
+        """The first `n`, not before the regular part, from which on the count is at least `amount`."""
+        if self.gain <= 0:
+            return self.settled
+        shortfall = max(0, amount - int(self.table[self.settled :].min()))
+        return self.settled + -(-shortfall // self.gain) * self.period
+
+    def numpy(self, n: Frames) -> Frames:
+        laps = np.maximum((n - self.settled) // self.period, 0)
+        return np.asarray(self.table[n - laps * self.period] + laps * self.gain, dtype=np.int64)
+
+    def __call__(self, n: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
+        if self.is_identity:
+            return n
+        table = self.tables.get(n.device)
+        if table is None:
+            table = self.tables[n.device] = torch.from_numpy(self.table).to(n.device)
+        laps = torch.div(n - self.settled, self.period, rounding_mode="floor").clamp_(min=0)
+        return table[n - laps * self.period].add_(laps, alpha=self.gain)
+
+    @property
+    def is_identity(self) -> bool:
+        return self.settled == 0 and self.period == 1 and self.gain == 1 and self.table[0] == 0
+
+    def exceeds(self, other: Count) -> int | None:
+        """The largest `self(n) - other(n)` over `n >= 1`; None when it grows without bound."""
+        if self.gain * other.period > other.gain * self.period:
+            return None
+        span = np.arange(1, max(self.settled, other.settled) + lcm(self.period, other.period) + 1, dtype=np.int64)
+        return int((self.numpy(span) - other.numpy(span)).max())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Count) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @property
+    def key(self) -> tuple[int, int, int, bytes]:
+        return self.settled, self.period, self.gain, self.table.tobytes()
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """`ready(n)` elements can be computed from the first `n` frames; `total(n)` exist if the stream ends there."""
+
+    ready: Count
+    total: Count
+
+    @staticmethod
+    def of_input() -> Timeline:
+        return Timeline(Count.identity(), Count.identity())
+
+    def until(self, n: Int64[Tensor, "B"], final: Bool[Tensor, "B"] | None) -> Int64[Tensor, "B"]:
+        """How many elements are out after `n` frames, the flush of final streams included."""
+        ready = self.ready(n)
+        return ready if final is None else torch.where(final, self.total(n), ready)

@@ -1,0 +1,155 @@
+"""The index arithmetic of one round: which elements of every value are computed, and where the elements they read lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from service.streaming.graph import Value
+from service.streaming.timeline import Count
+
+END_OF_TIME = torch.iinfo(torch.int64).max
+
+
+class Span:
+    """Elements `start[b] … stop[b] - 1` of every stream `b`, packed stream after stream."""
+
+    def __init__(self, start: Int64[Tensor, "B"], stop: Int64[Tensor, "B"]) -> None:
+        self.start = start
+        self.stop = stop
+        self.lengths: Int64[Tensor, "B"] = stop - start
+        self.ends: Int64[Tensor, "B"] = self.lengths.cumsum(0)
+        self.rows = int(self.ends[-1]) if len(start) else 0
+        self.bases: dict[object, tuple[Tensor, ...]] = {}
+
+    @cached_property
+    def offset(self) -> Int64[Tensor, "B"]:
+        """The packed position of each stream's first row."""
+        return self.ends - self.lengths
+
+    @cached_property
+    def longest(self) -> int:
+        return int(self.lengths.max()) if self.rows else 0
+
+    @cached_property
+    def earliest(self) -> int:
+        """The lowest index at which any stream starts here."""
+        return int(self.start.min()) if len(self.start) else 0
+
+    @cached_property
+    def owner(self) -> Int64[Tensor, "M"]:
+        """The stream of each packed row."""
+        return torch.repeat_interleave(self.lengths, output_size=self.rows)
+
+    @cached_property
+    def index(self) -> Int64[Tensor, "M"]:
+        """The absolute index of each packed row in its stream."""
+        position = torch.arange(self.rows, device=self.start.device)
+        return position.add_((self.start - self.offset).index_select(0, self.owner))
+
+    def ring_rows(self, slots: Int64[Tensor, "B"], depth: int) -> Int64[Tensor, "M"]:
+        """Where each packed row lies in rings of `depth` rows per slot."""
+        key = ("ring", depth)
+        rows = self.bases.get(key)
+        if rows is None:
+            at = (slots * depth).index_select(0, self.owner)
+            rows = self.bases[key] = (at.add_(self.index & (depth - 1)),)
+        return rows[0]
+
+    @cached_property
+    def time_major(self) -> TimeMajor:
+        """The rows in the order in which a recurrence takes them."""
+        return TimeMajor.of(self)
+
+
+@dataclass(frozen=True)
+class TimeMajor:
+    """A permutation of packed rows: first every stream's first row, longest streams first, then every second row, …"""
+
+    streams: Int64[Tensor, "B"]
+    rows: Int64[Tensor, "M"]
+    places: Int64[Tensor, "M"]
+    active: list[int]
+
+    @staticmethod
+    def of(span: Span) -> TimeMajor:
+        lengths, streams = span.lengths.sort(descending=True, stable=True)
+        rank = torch.empty_like(streams).scatter_(0, streams, torch.arange(len(streams), device=streams.device))
+        step = span.index - span.start.index_select(0, span.owner)
+        rows = (step * len(streams) + rank.index_select(0, span.owner)).argsort()
+        places = torch.empty_like(rows).scatter_(0, rows, torch.arange(span.rows, device=rows.device))
+        active = torch.bincount(step, minlength=span.longest).tolist() if span.rows else []
+        return TimeMajor(streams, rows, places, active)
+
+
+class Turn:
+    """One round of one step: streams in `slots` go from `before` to `after` frames, those in `final` end there."""
+
+    def __init__(
+        self,
+        slots: Int64[Tensor, "B"],
+        before: Int64[Tensor, "B"],
+        after: Int64[Tensor, "B"],
+        final: Bool[Tensor, "B"] | None,
+    ) -> None:
+        self.slots = slots
+        self.before = before
+        self.after = after
+        self.final = final
+        self._spans: dict[object, Span] = {}
+        self._starts: dict[Count, Int64[Tensor, "B"]] = {}
+
+    def span(self, value: Value) -> Span:
+        """The elements of `value` that this round computes; one object for all values that share them."""
+        timeline = value.timeline
+        key: object = timeline.ready if self.final is None else timeline
+        span = self._spans.get(key)
+        if span is None:
+            start = self._starts.get(timeline.ready)
+            if start is None:
+                start = self._starts[timeline.ready] = timeline.ready(self.before)
+            span = self._spans[key] = Span(start, timeline.until(self.after, self.final))
+        return span
+
+    def limit(self, high: Count) -> Int64[Tensor, "B"]:
+        """Where data ends for streams that end now; nowhere for the others."""
+        assert self.final is not None
+        return torch.where(self.final, high(self.after), END_OF_TIME)
+
+
+class WarmTurn(Turn):
+    """Recomputes what rings must hold for streams that are at `frames`, from the tails of the program's sources."""
+
+    def __init__(self, slots: Int64[Tensor, "B"], frames: Int64[Tensor, "B"], warm: dict[int, Count]) -> None:
+        super().__init__(slots, frames, frames, None)
+        self._warm = warm
+
+    def span(self, value: Value) -> Span:
+        warm = self._warm[value.index]
+        key = (warm, value.timeline.ready)
+        span = self._spans.get(key)
+        if span is None:
+            stop = value.timeline.ready(self.after)
+            span = self._spans[key] = Span(torch.minimum(warm(self.after), stop), stop)
+        return span
+
+
+def pieces(turn: Turn, lengths: Int64[Tensor, "B"], most: int) -> list[Turn]:
+    """The same work in rounds of `most` packed frames: each takes the end of one stream, some whole ones, the beginning of another."""
+    ends = lengths.cumsum(0)
+    starts = ends - lengths
+    frames = int(ends[-1])
+    last_round = (torch.maximum(ends - 1, starts) // most).clamp_(max=(frames - 1) // most)
+    first_round = torch.minimum(starts // most, last_round)
+    turns = []
+    for number in range(-(-frames // most)):
+        here = ((first_round <= number) & (number <= last_round)).nonzero().flatten()
+        first, stop = starts[here].clamp(min=number * most), ends[here].clamp(max=(number + 1) * most)
+        done = turn.before[here] + (first - starts[here])
+        final = None if turn.final is None else turn.final[here] & (last_round[here] == number)
+        turns.append(Turn(turn.slots[here], done, done + (stop - first), final))
+    return turns
