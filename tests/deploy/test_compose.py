@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,16 @@ def ours(services: dict[str, Service]) -> dict[str, Service]:
 def test_every_command_parses_as_penstocks_own(ours: dict[str, Service]) -> None:
     group = typer.main.get_command(main)
     for service in ours.values():
-        name, *arguments = service["command"]
-        command = group.commands[name]  # type: ignore[attr-defined]
-        command.make_context(name, list(arguments))
+        if "entrypoint" not in service:
+            name, *arguments = service["command"]
+            command = group.commands[name]  # type: ignore[attr-defined]
+            command.make_context(name, list(arguments))
+
+
+def test_the_pumps_are_a_module_that_can_be_run(ours: dict[str, Service]) -> None:
+    python, option, module = ours["pumps"]["entrypoint"]
+    assert (python, option) == ("python", "-m")
+    assert find_spec(f"{module}.__main__") is not None
 
 
 def test_every_mounted_file_and_every_configuration_exists(root: Path, ours: dict[str, Service]) -> None:
