@@ -11,11 +11,21 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from service.demo.broker import KafkaNode
-from service.transport.interface import Isolation, Membership, Partition, RecordBatch, Source, TopicDescription, Transport
+from service.transport.interface import (
+    Isolation,
+    Membership,
+    Partition,
+    Publisher,
+    RecordBatch,
+    Source,
+    TopicDescription,
+    Transport,
+)
 from service.transport.kafka import KafkaTransport
 from service.transport.memory import MemoryLog, MemoryTransport
 
 _names = count(time.time_ns())
+_publishers: dict[str, Publisher] = {}
 
 
 class Cluster(Protocol):
@@ -24,6 +34,8 @@ class Cluster(Protocol):
     patience: float  # seconds that anything may take
 
     def transport(self) -> Transport: ...
+
+    def publisher(self) -> Publisher: ...
 
     def delete_before(self, partition: Partition, offset: int) -> None: ...
 
@@ -39,6 +51,9 @@ class MemoryCluster:
     def transport(self) -> Transport:
         return MemoryTransport(self.log)
 
+    def publisher(self) -> Publisher:
+        return self.transport().publisher()
+
     def delete_before(self, partition: Partition, offset: int) -> None:
         self.log.delete_before(partition, offset)
 
@@ -50,10 +65,18 @@ class MemoryCluster:
 class KafkaCluster:
     def __init__(self, node: KafkaNode, protocol: str = "classic", **properties: str | int) -> None:
         self.patience = 20.0
-        self._properties = {"bootstrap.servers": node.bootstrap, "group.protocol": protocol, **properties}
+        quick = {"heartbeat.interval.ms": 200} if protocol == "classic" else {}
+        self._properties = {"bootstrap.servers": node.bootstrap, "group.protocol": protocol, **quick, **properties}
 
     def transport(self) -> Transport:
         return KafkaTransport(self._properties)
+
+    def publisher(self) -> Publisher:
+        """One for all tests: an idempotent producer takes half a second to get its number."""
+        bootstrap = str(self._properties["bootstrap.servers"])
+        if bootstrap not in _publishers:
+            _publishers[bootstrap] = self.transport().publisher()
+        return _publishers[bootstrap]
 
     def delete_before(self, partition: Partition, offset: int) -> None:
         admin = AdminClient({"bootstrap.servers": self._properties["bootstrap.servers"]})
@@ -77,7 +100,7 @@ def topic(cluster: Cluster, partitions: int = 1) -> str:
 
 
 def publish(cluster: Cluster, where: Partition, values: Sequence[bytes | None]) -> None:
-    publisher = cluster.transport().publisher()
+    publisher = cluster.publisher()
     for value in values:
         publisher.publish(where.topic, value, partition=where.partition)
     publisher.flush(cluster.patience)
@@ -166,3 +189,22 @@ def quiet(member: Member, polls: int = 10) -> bool:
 def rows(batches: Sequence[RecordBatch]) -> Iterator[tuple[int, bytes | None, bytes | None]]:
     for batch in batches:
         yield from zip(batch.offsets, batch.keys, batch.values, strict=True)
+
+
+def ends(cluster: Cluster, where: Partition) -> int:
+    """The offset after the last record or marker in the log."""
+    reader = cluster.transport().reader()
+    try:
+        return reader.watermarks(where, cluster.patience)[1]
+    finally:
+        reader.close()
+
+
+def wait_for_end(cluster: Cluster, where: Partition, end: int) -> None:
+    """Until what was produced is in the log: a client sends when it likes, and a commit answers before its markers are written."""
+    deadline = time.monotonic() + cluster.patience
+    reader = cluster.transport().reader()
+    while (found := reader.watermarks(where, cluster.patience)[1]) < end:
+        assert time.monotonic() < deadline, f"the log ends at {found}, not at {end}"
+    reader.close()
+    assert found == end

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
 
 from service.errors import EpochAborted, Fenced, OffsetsPending, OutcomeUnknown, TransportUnavailable
 from service.transport.interface import Committed, Isolation, Partition, Sink
-from tests.transport.cluster import Cluster, Member, fresh, publish, topic, until, visible
+from tests.transport.cluster import Cluster, Member, ends, fresh, publish, topic, until, visible, wait_for_end
 
 Members = Callable[..., Member]
 
@@ -39,12 +38,13 @@ def test_records_are_seen_only_after_the_commit(cluster: Cluster) -> None:
 def test_aborted_records_are_never_seen_and_reading_passes_over_them(cluster: Cluster) -> None:
     out = Partition(topic(cluster), 0)
     sink = opened(cluster)
-    for value, finish in ((b"a", sink.commit), (b"lost", sink.abort), (b"b", sink.commit), (b"also lost", sink.abort)):
-        end = ends(cluster, out)
+    steps = ((b"a", sink.commit), (b"lost", sink.abort), (b"b", sink.commit), (b"also lost", sink.abort))
+    for step, (value, finish) in enumerate(steps):
         sink.begin()
         sink.produce(out.topic, value)
-        wait_for_end(cluster, out, end + 1)  # or an abort would throw the record away before it is sent
+        wait_for_end(cluster, out, 2 * step + 1)  # or an abort would throw the record away before it is sent
         finish(cluster.patience)
+        wait_for_end(cluster, out, 2 * step + 2)  # the marker
     assert visible(cluster, out) == [b"a", b"b"]
     sink.close()
 
@@ -267,21 +267,3 @@ def test_headers_keys_and_partitions_are_written_as_given(cluster: Cluster) -> N
     assert batch.headers(0) == [("penstock.error", b"decode"), ("empty", None)]
     reader.close()
     sink.close()
-
-
-def ends(cluster: Cluster, where: Partition) -> int:
-    reader = cluster.transport().reader()
-    try:
-        return reader.watermarks(where, cluster.patience)[1]
-    finally:
-        reader.close()
-
-
-def wait_for_end(cluster: Cluster, where: Partition, end: int) -> None:
-    """Until what was produced is in the log; a client sends when it likes."""
-    reader = cluster.transport().reader()
-    deadline = time.monotonic() + cluster.patience
-    while (found := reader.watermarks(where, cluster.patience)[1]) < end:
-        assert time.monotonic() < deadline, f"the log ends at {found}, not at {end}"
-    assert found == end
-    reader.close()

@@ -138,7 +138,8 @@ class KafkaProperties:
         """Properties of a consumer that assigns itself partitions. Its group is a name only: nothing is committed to it."""
         own = {**self._reading(isolation), "group.id": "penstock-reader", "enable.partition.eof": True}
         own.pop("group.protocol", None)
-        return own
+        # The next partition waits for the fetch at the end of the one before.
+        return own | {"fetch.wait.max.ms": 10}
 
     def transactional(self, transactional_id: str, timeout: float) -> dict[str, Property]:
         """Properties of a transactional producer."""

@@ -14,7 +14,6 @@ from service.errors import (
 )
 
 _FENCED_PRODUCER = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
-_FENCED_MEMBER = {KafkaError.FENCED_INSTANCE_ID, KafkaError.UNRELEASED_INSTANCE_ID}
 MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 _REFUSED = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -90,10 +89,20 @@ def too_large(topic: str) -> OperatorActionRequired:
 
 def source_error(error: KafkaError, topic: str | None) -> PenstockError | None:
     """For an error among consumed records; None where librdkafka goes on by itself."""
-    if error.code() in _FENCED_MEMBER:
+    if _means(error, KafkaError.FENCED_INSTANCE_ID):
         return Fenced(f"another process is a member of the group under this instance name: {error.str()}")
     if error.code() in MISSING:
         return TransportUnavailable(f"there is no topic {topic!r} to read; create it")
-    if error.code() in _REFUSED or error.fatal():
+    if error.code() in _REFUSED or error.fatal() or error.code() == KafkaError._FATAL:
         return TransportUnavailable(f"the broker refuses: {error.str()}")
     return None
+
+
+def instance_in_use(error: KafkaError) -> bool:
+    """Whether the group still counts with an earlier process of this instance name (KIP-848), until its session ends."""
+    return _means(error, KafkaError.UNRELEASED_INSTANCE_ID)
+
+
+def _means(error: KafkaError, code: int) -> bool:
+    # A consumer's fatal error has a code that says only that, and tells the cause in words.
+    return error.code() == code or (error.code() == KafkaError._FATAL and KafkaError(code).str() in error.str())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from service.transport.kafka.errors import Trouble, delivery_error, reason, too_
 from service.transport.kafka.group import KafkaToken
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between tries
+_REGISTERED = 0.2  # seconds to wait for what is on its way before an abort
 _ROOM = 0.1  # seconds to wait at a time for room in a full queue
 
 
@@ -100,6 +102,9 @@ class KafkaSink:
     def abort(self, timeout: float) -> None:
         if self._broken is not None:
             raise self._broken
+        # An abort that overtakes the registration of the transaction's partitions ruins the producer (docs/adr/transport-abort.md).
+        with contextlib.suppress(KafkaException):
+            self._producer.flush(_REGISTERED)
         self._finish("aborting", self._producer.abort_transaction, timeout)
         self._send_error = None
 

@@ -8,6 +8,8 @@ runs a callback it returns afterwards, so a start from inside a callback takes e
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,11 +20,14 @@ from service.errors import OffsetsPending, OperatorActionRequired, TransportUnav
 from service.transport.interface import Committed, Isolation, Membership, Partition, RebalanceListener, RecordBatch
 from service.transport.kafka.columns import as_batch, by_partition, split_errors
 from service.transport.kafka.configuration import KafkaProperties, client
-from service.transport.kafka.errors import OUTSIDE, Trouble, reason, source_error
+from service.transport.kafka.errors import OUTSIDE, Trouble, instance_in_use, reason, source_error
 from service.transport.kafka.group import KafkaToken
 from service.transport.kafka.reader import KafkaReader
 
-_RETRY_START = 0.01
+_LOG = logging.getLogger("penstock.kafka")
+_RETRY_START = 0.01  # seconds
+_JOIN_AGAIN = 1.0
+_WAKE = 0.001
 
 
 class KafkaSource:
@@ -30,9 +35,10 @@ class KafkaSource:
 
     def __init__(self, properties: KafkaProperties, membership: Membership) -> None:
         self._properties = properties
-        self._group_name = membership.group
+        self._membership = membership
         self._trouble = Trouble(properties.bootstrap)
-        self._consumer = client(Consumer, properties.member(membership), error_cb=self._trouble)
+        self._consumer = self._connect()
+        self._topics: list[str] = []
         self._log_ends: KafkaReader | None = None
         self._listener: RebalanceListener | None = None
         self._assigned: set[Partition] = set()
@@ -40,14 +46,16 @@ class KafkaSource:
         self._paused: set[Partition] = set()
         self._starts: dict[Partition, int] = {}
         self._raised: BaseException | None = None
+        self._join_again_at = 0.0
 
     def subscribe(self, topics: Sequence[str], listener: RebalanceListener) -> None:
-        self._listener = listener
-        self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        self._topics, self._listener = list(topics), listener
+        self._join()
 
     def poll(self, max_records: int, timeout: float) -> list[RecordBatch]:
         deadline = time.monotonic() + timeout
         while True:
+            self._join_again(deadline)
             self._apply_starts()
             left = max(0.0, deadline - time.monotonic())
             batches = self._deliver(self._consume(max_records, min(left, _RETRY_START) if self._starts else left))
@@ -66,7 +74,7 @@ class KafkaSource:
 
     def resume(self, partitions: Sequence[Partition]) -> None:
         self._paused.difference_update(partitions)
-        self._consumer.resume(_plain(self._started.difference(self._starts).intersection(partitions)))
+        self._resume(_plain(self._started.difference(self._starts).intersection(partitions)))
 
     def committed(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Committed | None]:
         try:
@@ -74,10 +82,10 @@ class KafkaSource:
         except KafkaException as error:
             if reason(error).code() == KafkaError._TIMED_OUT or reason(error).retriable():
                 raise OffsetsPending(
-                    f"group {self._group_name}: no stable offsets within {timeout:.1f} s: an open transaction holds them,"
+                    f"group {self._membership.group}: no stable offsets within {timeout:.1f} s: an open transaction holds them,"
                     f" or the group's coordinator does not answer ({reason(error).str()})"
                 ) from None
-            raise self._trouble.unavailable(f"committed offsets of group {self._group_name}", reason(error)) from None
+            raise self._trouble.unavailable(f"committed offsets of group {self._membership.group}", reason(error)) from None
         return {Partition(at.topic, at.partition): self._as_committed(at) for at in found}
 
     def watermarks(self, partition: Partition, timeout: float) -> tuple[int, int]:
@@ -94,6 +102,22 @@ class KafkaSource:
         if self._log_ends is not None:
             self._log_ends.close()
         self._reraise()
+
+    def _connect(self) -> Any:
+        return client(Consumer, self._properties.member(self._membership), error_cb=self._trouble)
+
+    def _join(self) -> None:
+        self._consumer.subscribe(self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
+    def _join_again(self, deadline: float) -> None:
+        """A new client, where the group refused the last one for a predecessor whose session has not ended."""
+        if self._join_again_at:
+            time.sleep(max(0.0, min(self._join_again_at, deadline) - time.monotonic()))
+            if time.monotonic() >= self._join_again_at:
+                self._join_again_at = 0.0
+                self._consumer.close()
+                self._consumer = self._connect()
+                self._join()
 
     def _consume(self, max_records: int, timeout: float) -> list[Message]:
         # consume() waits for the full number; so the wait is for one message, and the rest is what is there already.
@@ -121,6 +145,10 @@ class KafkaSource:
 
     def _judge(self, message: Message) -> None:
         error = message.error()
+        if instance_in_use(error):
+            _LOG.warning("%s; asking again", error.str())
+            self._join_again_at = time.monotonic() + _JOIN_AGAIN
+            return
         if error.code() in OUTSIDE:
             where = Partition(message.topic(), message.partition())
             if where in self._started:
@@ -148,9 +176,16 @@ class KafkaSource:
                     return
                 raise
             if partition not in self._paused:
-                self._consumer.resume([at])
+                self._resume([at])
             self._started.add(partition)
             del self._starts[partition]
+
+    def _resume(self, partitions: list[TopicPartition]) -> None:
+        self._consumer.resume(partitions)
+        for at in partitions:
+            # librdkafka's thread for a broker sleeps for up to a second when it had nothing to fetch; a request wakes it.
+            with contextlib.suppress(KafkaException):
+                self._consumer.get_watermark_offsets(at, timeout=_WAKE)
 
     def _on_assign(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
         placeholders = [TopicPartition(at.topic, at.partition, 0) for at in partitions]

@@ -112,7 +112,9 @@ class MemorySource:
         """Take part in what the group does at the moment. The listener is called without the lock."""
         member = self._member or self._join()
         if member.standing is Standing.FENCED:
-            raise Fenced(f"another process joined group {self._group.name!r} as {self._membership.instance!r}")
+            raise Fenced(
+                f"another process joined group {self._group.name!r} under this instance name, {self._membership.instance!r}"
+            )
         if member.standing is Standing.EXPIRED:
             self._member = None
             self._lose()
