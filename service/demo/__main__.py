@@ -10,12 +10,10 @@ from types import FrameType
 
 from service.config import load
 from service.demo.feeder import Feeder
-from service.demo.machines import Fleet
+from service.demo.machines import SEED, Fleet
 from service.errors import PenstockError
 from service.observe.logging import configure_logging
 from service.transport.kafka import KafkaTransport
-
-SEED = 7
 
 
 def main(path: Path) -> None:

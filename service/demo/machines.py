@@ -20,6 +20,9 @@ from jaxtyping import Float64, Int64
 RATE = 1000
 """Samples per second, so that a sample index is also a time in milliseconds."""
 
+SEED = 7
+"""Of the fleet that the demo shows."""
+
 PUMPS = 12
 AXES = 3
 DECIMALS = 4

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from service import model
@@ -101,7 +101,7 @@ def main() -> None:
 
     data.vibration.sub_(mean[:, None]).div_(std[:, None])
     network = train(data, SEED)
-    save_file(network.state_dict(), WEIGHTS)
+    WEIGHTS.write_bytes(save(network.state_dict()))
     STATISTICS.write_text(json.dumps({"mean": mean.tolist(), "std": std.tolist()}) + "\n")
     print(f"trained and written after {time.perf_counter() - began:.0f} s", flush=True)
 

@@ -60,8 +60,8 @@ def judge(fleet: Fleet, outputs: Float32[np.ndarray, "P 2 J"]) -> Trial:
 def report(trials: Sequence[Trial]) -> str:
     """For people: what was found, how soon, and how close a sound pump came to an alarm."""
     delays = [found.delay for found in trials if found.delay is not None]
-    return (
-        f"{len(delays)} of {len(trials)} faults detected, {median(delays):.1f} s after they began (at most {max(delays):.1f} s); "
-        f"{sum(found.false_alarms for found in trials)} false alarms; highest score of a sound pump "
-        f"{max(found.healthy_peak for found in trials):.2f}"
-    )
+    heard = f"{len(delays)} of {len(trials)} faults detected"
+    if delays:
+        heard += f", {median(delays):.1f} s after they began (at most {max(delays):.1f} s)"
+    alarms, peak = sum(found.false_alarms for found in trials), max(found.healthy_peak for found in trials)
+    return f"{heard}; {alarms} false alarms; highest score of a sound pump {peak:.2f}"

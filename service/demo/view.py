@@ -16,6 +16,9 @@ from rich.text import Text
 
 from service.audit import AuditReport
 
+HISTORY_SECONDS = 24
+"""How far back a pump's scores are shown."""
+
 _WIDE = 84
 _SPARKS = " ▁▂▃▄▅▆▇█"
 _BUSY, _CALM, _ALARM = "yellow", "cyan", "bold red"
@@ -146,7 +149,7 @@ def _pumps(figures: Figures, width: int) -> RenderableType:
     table.add_column(ratio=1, min_width=8)
     table.add_column(justify="right", no_wrap=True)
     if wide:
-        table.add_column(width=max((len(pump.history) for pump in figures.pumps), default=0) or None, no_wrap=True)
+        table.add_column(width=HISTORY_SECONDS, justify="right", no_wrap=True)
     table.add_column(min_width=7, no_wrap=True)
     for pump in figures.pumps:
         style = _ALARM if pump.alarm else _CALM

@@ -1,0 +1,30 @@
+"""A performance ends when the worker does, and says why."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from rich.console import Console
+
+from service.app import Application
+from service.config import load
+from service.demo.machines import Fleet
+from service.demo.play import Stage, play
+from service.demo.trial import SETTINGS
+from service.errors import Fenced
+from service.transport.memory import MemoryLog, MemoryTransport
+
+
+def test_what_the_worker_raises_ends_it() -> None:
+    application = Application.from_config(load(SETTINGS, environment={}))
+    transport, stop = MemoryTransport(MemoryLog()), threading.Event()
+    takeover = threading.Timer(1.0, lambda: transport.sink(application.config.transactional_id, 10.0).open(5.0))
+    takeover.start()
+    try:
+        with pytest.raises(Fenced):
+            play(application, Stage(transport, "memory"), Fleet(1), None, stop, Console(quiet=True))
+    finally:
+        takeover.cancel()
+    assert stop.is_set()
+    assert threading.active_count() == 1
