@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from service.demo.broker import KafkaNode
 from tests.transport.cluster import Cluster, KafkaCluster, Member, MemoryCluster
 
 KAFKA = pytest.param("classic", marks=pytest.mark.broker, id="kafka")
@@ -20,6 +21,11 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
 @pytest.fixture(params=["memory", KAFKA, KIP_848])
 def any_cluster(request: pytest.FixtureRequest) -> Cluster:
     return _cluster(request)
+
+
+@pytest.fixture
+def kafka_cluster(kafka: KafkaNode) -> KafkaCluster:
+    return KafkaCluster(kafka)
 
 
 @pytest.fixture

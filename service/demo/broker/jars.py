@@ -21,9 +21,7 @@ def available() -> str | None:
     """None when a broker can be run here, else what is missing and how to get it, in one sentence."""
     missing = []
     if _java_major() < _MINIMUM_JAVA:
-        missing.append(
-            f"Java {_MINIMUM_JAVA} or later (Debian: apt install openjdk-17-jre-headless; macOS: brew install openjdk)"
-        )
+        missing.append(f"Java {_MINIMUM_JAVA} or later (Debian: apt install openjdk-17-jre-headless; macOS: brew install openjdk)")
     if jar_folder() is None and shutil.which("mvn") is None:
         missing.append("Maven (Debian: apt install maven; macOS: brew install maven)")
     return f"the Kafka broker needs {' and '.join(missing)}" if missing else None

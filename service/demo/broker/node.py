@@ -156,7 +156,7 @@ class KafkaNode:
 
     def _format(self) -> None:
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        arguments = ["format", "--cluster-id", cluster, "--config", str(self._folder / "node.properties")]
+        arguments = ["format", f"--cluster-id={cluster}", "--config", str(self._folder / "node.properties")]
         done = subprocess.run(
             [*_java("256m"), "kafka.tools.StorageTool", *arguments],
             stdin=subprocess.DEVNULL,

@@ -26,6 +26,8 @@ _SETTINGS = (
     "min.insync.replicas",
 )
 
+_LOOK_AGAIN = 0.02  # seconds
+
 
 class KafkaAdmin:
     """Implements `Admin`."""
@@ -67,6 +69,15 @@ class KafkaAdmin:
                     raise self._unavailable(f"creating topic {topic!r}", error) from None
                 if code != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise OperatorActionRequired(f"the broker refuses to create topic {topic!r}: {reason(error).str()}") from None
+        self._wait_until_known({topic.name for topic in topics}, timeout)
+
+    def _wait_until_known(self, topics: set[str], timeout: float) -> None:
+        # The controller has made them; the brokers learn of them a little later.
+        deadline = time.monotonic() + timeout
+        while missing := topics.difference(self._admin.list_topics(timeout=timeout).topics):
+            if time.monotonic() > deadline:
+                raise TransportUnavailable(f"topics {sorted(missing)} were made, but no broker knows them after {timeout:.1f} s")
+            time.sleep(_LOOK_AGAIN)
 
     def _settings(self, topics: Sequence[str], timeout: float) -> dict[str, dict[str, str]]:
         """The settings of each topic; none of a topic whose settings may not be read."""

@@ -91,6 +91,7 @@ _PRODUCER_DEFAULTS: Mapping[str, Property] = {
     # A commit flushes at once whatever lingers, so lingering costs no latency and makes larger batches.
     "linger.ms": 20,
     "compression.type": "lz4",
+    "topic.metadata.propagation.max.ms": 5_000,  # after this, a topic that nobody knows is missing
     "queue.buffering.max.messages": 500_000,
     "queue.buffering.max.kbytes": 262_144,
 }

@@ -74,7 +74,7 @@ class KafkaReader:
                     position, deadline = reached, time.monotonic() + timeout
                 elif time.monotonic() > deadline:
                     raise TransportUnavailable(
-                        f"{partition.topic}[{partition.partition}]: no progress from offset {position} to {stop} in {timeout:.0f} s"
+                        f"{partition.topic}[{partition.partition}]: no progress from offset {position} to {stop} in {timeout:.1f} s"
                     )
                 yield as_batch(partition, [record for record in records if record.offset() < stop])
                 if turn != self._turn:

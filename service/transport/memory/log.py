@@ -149,6 +149,11 @@ class MemoryLog:
                 raise EpochAborted(f"group {group}: member {identity} of generation {generation} is not its member any more")
             members.pending.setdefault(transaction, {}).update(offsets)
 
+    def open_transactions(self) -> int:
+        """How many transactions are neither committed nor aborted."""
+        with self.changed:
+            return sum(producer.transaction is not None for producer in self._producers.values())
+
     def expire_transactions(self) -> None:
         """End what is older than its timeout, as the broker does in the background; its producer is fenced."""
         with self.changed:

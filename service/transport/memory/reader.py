@@ -36,7 +36,7 @@ class MemoryReader:
                 position, deadline = reached, time.monotonic() + timeout
             elif time.monotonic() > deadline:
                 raise TransportUnavailable(
-                    f"{partition.topic}[{partition.partition}]: no progress from offset {position} towards {stop} in {timeout} s"
+                    f"{partition.topic}[{partition.partition}]: no progress from offset {position} to {stop} in {timeout:.1f} s"
                 )
             yield batch or RecordBatch(partition.topic, partition.partition, [], [], [], [])
 
