@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
+from service.assignment import Assignment
 from service.codec.interface import Encoder, Reason, Refusal
 from service.emission import predictions
 from service.epoch import Epoch, Topics

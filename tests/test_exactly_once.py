@@ -81,6 +81,8 @@ class ExactlyOnce(RuleBasedStateMachine):
     @rule(name=st.sampled_from(INSTANCES))
     def take_over(self, name: str) -> None:
         """A second process with the same instance name: once it has joined, the first one's next turn is its last."""
+        if name in self.cluster.workers:
+            self.cluster.turn(name)
         first = self.cluster.workers.pop(name, None)
         self.cluster.start(name)
         self.cluster.turn(name)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 import torch
 
-from service.streaming.operator import Recurrence
+from service.streaming.operator import Operator, Recurrence
 
 if TYPE_CHECKING:
     from service.streaming.program import Program
@@ -30,21 +31,22 @@ def fingerprint(program: Program) -> str:
 def state_fingerprint(program: Program) -> str:
     """What decides whether a frozen state can be thawed.
 
-    A state without recurrences is a tail of input, whatever the weights. A recurrence's memory means something only to the network
-    that wrote it.
+    A state without recurrences is a tail of input, whatever the weights. A recurrence's memory means something only to the same
+    recurrence, whatever the weights before it: a smoothing goes on behind a network that was trained anew.
     """
     plan = program.plan
     shapes = [f"{value.channels}:{plan.warm[value.index].key}:{value.timeline.ready.key}" for value in plan.sources]
-    recurrent = any(isinstance(node.operator, Recurrence) for node in program.graph.nodes)
-    return _digest(str(SNAPSHOT_FORMAT), str(program.dtype), *shapes, _network(program) if recurrent else "")
+    recurrences = {node.operator for node in program.graph.nodes if isinstance(node.operator, Recurrence)}
+    return _digest(str(SNAPSHOT_FORMAT), str(program.dtype), *shapes, _network(program, recurrences) if recurrences else "")
 
 
-def _network(program: Program) -> str:
+def _network(program: Program, weighed: Container[Operator] | None = None) -> str:
+    """The structure, and the weights of all operators or of those `weighed`."""
     digest = hashlib.sha256()
     for node in program.graph.nodes:
         reads = [(view.value.index, view.shift, view.low, view.fill, view.high and view.high.key) for view in node.inputs]
         digest.update(f"{node.operator.describe()} {reads} {node.output.index}\n".encode())
-        for tensor in node.operator.weights():
+        for tensor in node.operator.weights() if weighed is None or node.operator in weighed else ():
             digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
