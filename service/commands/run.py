@@ -33,7 +33,6 @@ def run(config: Config, transport: Transport, accept_fingerprint: bool = False) 
         instance=config.instance,
         broker=transport.describe(),
         fingerprint=application.fingerprint,
-        receptive_field=application.program.receptive_field,
         bytes_per_key=application.program.bytes_per_slot,
     )
     metrics = Metrics()

@@ -63,9 +63,11 @@ def progress(config: Config) -> int:
         source.close()
 
 
-def wait_for(config: Config, offsets: int, seconds: float = 90.0) -> None:
+def wait_for(config: Config, offsets: int, process: subprocess.Popen[bytes], seconds: float = 90.0) -> None:
+    """Until so many offsets are committed, by `process` as long as it lives."""
     deadline = time.monotonic() + seconds
     while (done := progress(config)) < offsets:
+        assert process.poll() is None, f"the worker ended with exit code {process.returncode}"
         assert time.monotonic() < deadline, f"only {done} of {offsets} offsets are committed after {seconds} s"
         time.sleep(0.02)
 
@@ -93,10 +95,10 @@ def test_three_kills_in_fifty_thousand_records_change_nothing(path: Path) -> Non
     fill(config, records)
     for share in (0.1, 0.35, 0.6):
         with running(path) as process:
-            wait_for(config, int(share * records))
+            wait_for(config, int(share * records), process)
             process.kill()
     with running(path) as process:
-        wait_for(config, records)
+        wait_for(config, records, process)
         process.terminate()
         assert process.wait(30) == 0, path.with_suffix(".log").read_text()[-2000:]
     report = audited(path)
@@ -111,12 +113,12 @@ def test_two_processes_of_one_instance_the_older_stops_and_says_why(path: Path) 
     config = load(path)
     fill(config, 1_000)
     with running(path) as older:
-        wait_for(config, 1_000)
+        wait_for(config, 1_000, older)
         with running(path) as newer:
             assert older.wait(30) == 3
             assert "another" in path.with_suffix(".log").read_text()
             fill(config, 1_000)
-            wait_for(config, 2_000)
+            wait_for(config, 2_000, newer)
             newer.terminate()
             assert newer.wait(30) == 0
     assert audited(path)["exit"] == 0
