@@ -29,6 +29,13 @@ _RETRY_START = 0.01  # seconds
 _JOIN_AGAIN = 1.0
 _WAKE = 0.001
 
+_COORDINATOR_AWAY = {
+    KafkaError._TIMED_OUT,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+}
+
 
 class KafkaSource:
     """Implements `Source`."""
@@ -80,7 +87,7 @@ class KafkaSource:
         try:
             found = self._consumer.committed(_plain(partitions), timeout)
         except KafkaException as error:
-            if reason(error).code() == KafkaError._TIMED_OUT or reason(error).retriable():
+            if reason(error).code() in _COORDINATOR_AWAY or reason(error).retriable():
                 raise OffsetsPending(
                     f"group {self._membership.group}: no stable offsets within {timeout:.1f} s: an open transaction holds them,"
                     f" or the group's coordinator does not answer ({reason(error).str()})"
