@@ -50,8 +50,8 @@ lock: $(READY) ## pin the requirements anew (ARGS="--upgrade" for newer versions
 	compile pyproject.toml --extra dev -c requirements/build.txt -o requirements/dev.txt; \
 	compile pyproject.toml -c requirements/dev.txt --no-emit-package triton -o requirements/runtime.txt
 
-helm-tool: $(HELM) ## build Helm with Go into the cache folder and print its path
-	@echo $(HELM)
+helm-tool: ## print the path of helm; where there is none, build it with Go into the cache folder
+	@command -v helm || { $(MAKE) --silent $(HELM) && echo $(HELM); }
 
 clean: ## remove the environment and every cache in this folder
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -17,9 +17,8 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def helm(root: Path) -> str:
-    if found := shutil.which("helm"):
-        return found
-    cache = Path(os.environ.get("PENSTOCK_CACHE", Path.home() / ".cache" / "penstock"))
-    if not list(cache.glob("bin/helm-*")) and os.environ.get("CI") != "true":
+    cache = Path(os.environ.get("PENSTOCK_CACHE") or Path.home() / ".cache" / "penstock")
+    present = shutil.which("helm") or list(cache.glob("bin/helm-*"))
+    if not present and os.environ.get("CI") != "true":
         pytest.skip("Helm is missing: put helm on PATH, or run `make helm-tool` (needs Go, takes about two minutes)")
     return subprocess.run(["make", "--silent", "helm-tool"], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
