@@ -115,7 +115,8 @@ def play(
             _wait_until_caught_up(transport, config.app, inputs, working)
             leave.set()
             working.result(_PATIENCE)
-            show(replace(figures, phase=Phase.AUDITING))
+            figures = replace(figures, phase=Phase.AUDITING, lag=int(totals.records - totals.predictions))
+            show(figures)
             report = audit(application, transport)
             show(replace(figures, phase=Phase.DONE))
     return Outcome(stage.broker, watch, totals, report)
@@ -148,7 +149,7 @@ def _phases(
 
 def _create_topics(transport: Transport, config: Config) -> list[Partition]:
     """The input's partitions. A broker answers for a new topic a moment after it said that it made it: this waits for that."""
-    present, _, _ = topic_problems(config, transport, _PATIENCE)
+    present, _, _ = topic_problems(config, transport)
     topics = required_topics(config, present or _PARTITIONS)
     transport.admin().create(topics, _PATIENCE)
     deadline = time.monotonic() + _PATIENCE

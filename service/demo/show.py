@@ -40,7 +40,7 @@ def run(seconds: float | None, json: bool, broker: str, bootstrap: str | None, s
     Without `seconds` it goes on until Ctrl-C; a second Ctrl-C breaks off. Raises `ConfigurationError` for an unknown broker.
     """
     console, stop = Console(quiet=json), threading.Event()
-    configure_logging(level="error")
+    configure_logging(level="critical")  # what matters is raised or audited; librdkafka repeats each trouble hundreds of times
     with _interruptible(stop), _stage(_broker(broker, bootstrap), bootstrap, console) as (stage, config):
         if stage.notice and (json or not console.is_terminal):
             print(stage.notice, file=sys.stderr)

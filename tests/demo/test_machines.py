@@ -47,6 +47,12 @@ def test_every_pump_is_an_individual() -> None:
             assert abs(np.corrcoef(signals[first].ravel(), signals[second].ravel())[0, 1]) < 0.9
 
 
+def test_every_pump_has_noise_of_its_own() -> None:
+    above_all_lines = slice(470 * 10, 500 * 10)
+    one, two = (np.fft.rfft(pump.vibration(0, 10 * RATE)[:, 0])[above_all_lines] for pump in Fleet(1).pumps[:2])
+    assert abs(np.vdot(one, two)) < 0.2 * np.linalg.norm(one) * np.linalg.norm(two)
+
+
 def test_a_fault_changes_one_pump_from_its_beginning_on_and_grows() -> None:
     fleet = Fleet(5)
     fault = fleet.fault
@@ -96,6 +102,7 @@ def test_a_pump_sends_every_sample_once_and_the_stopped_one_ends_its_stream_and_
         assert len(ends) == (pump.number == fleet.stopped)
         gaps = [place for place, (one, two) in enumerate(pairwise(own)) if one.stop != two.start]
         assert gaps == ends
+        assert all(own[place].stop == fleet.stops for place in ends)
         for record in own:
             if record.samples is not None:
                 assert np.array_equal(record.samples, pump.vibration(record.start, record.stop, fleet.fault))
