@@ -8,16 +8,15 @@ from __future__ import annotations
 import argparse
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 from service.app import Application
-from service.bench.contenders import PARTITIONS, Site, configure, network_model
+from service.bench.contenders import Site, configure, network_model
 from service.bench.load import Load, fill
+from service.bench.measure import commits
 from service.bench.sampling import Sampler
 from service.config import load as read_configuration
 from service.demo.broker import KafkaNode
-from service.transport.interface import Membership, Partition, TopicDescription
 from service.transport.kafka import KafkaTransport
 
 
@@ -34,10 +33,12 @@ def main() -> None:
         topics = configure(site, load, model)
         application = Application.from_config(read_configuration(site.configuration))
         transport = KafkaTransport({"bootstrap.servers": node.bootstrap})
-        transport.admin().create([TopicDescription(site.input, PARTITIONS), *topics], 30.0)
+        transport.admin().create(topics, 30.0)
         fill(transport.publisher(), site.input, load)
         stop = threading.Event()
-        watcher = threading.Thread(target=_stop_at_end, args=(KafkaTransport({"bootstrap.servers": node.bootstrap}), load, stop))
+        watcher = threading.Thread(
+            target=_stop_at_end, args=(KafkaTransport({"bootstrap.servers": node.bootstrap}), load, stop), daemon=True
+        )
         watcher.start()
         with Sampler() as sampler:
             application.run(transport, stop)
@@ -50,14 +51,10 @@ def main() -> None:
 
 
 def _stop_at_end(transport: KafkaTransport, load: Load, stop: threading.Event) -> None:
-    source = transport.source(Membership("hotspots", "watcher", static=False))
-    partitions = [Partition("input", number) for number in range(PARTITIONS)]
-    committed = 0
-    while committed < load.records:
-        time.sleep(0.2)
-        committed = sum(entry.offset for entry in source.committed(partitions, 10.0).values() if entry)
-    source.close()
-    stop.set()
+    for now in commits(transport, "hotspots", "input"):
+        if now.records >= load.records:
+            stop.set()
+            return
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.errors import OffsetsPending, PenstockError
+from service.errors import OffsetsPending, PenstockError, TransportUnavailable
 from service.transport.interface import Membership, Partition, Transport
 
 _PERIOD = 0.05  # seconds between two looks at the committed offsets; an epoch lasts twice as long
@@ -47,35 +47,41 @@ def throughput(started: float, progress: Sequence[Progress]) -> Throughput:
     return Throughput(last.records - first.records, last.seconds - first.seconds, first.seconds - started)
 
 
+def commits(transport: Transport, group: str, topic: str) -> Iterator[Progress]:
+    """What the group has committed of `topic`, every 50 ms, for ever."""
+    reader = transport.reader()
+    partitions = [Partition(topic, partition) for partition in range(reader.partitions(topic, 10.0) or 0)]
+    reader.close()
+    source = transport.source(Membership(group, "bench", static=False))
+    records = 0
+    try:
+        while True:
+            # An open transaction, or a coordinator that is still starting: nothing new is seen for once.
+            with suppress(OffsetsPending, TransportUnavailable):
+                committed = source.committed(partitions, timeout=1.0)
+                records = sum(entry.offset for entry in committed.values() if entry is not None)
+            yield Progress(time.monotonic(), records)
+            time.sleep(_PERIOD)
+    finally:
+        source.close()
+
+
 def watch(transport: Transport, group: str, topic: str, total: int, program: Program, timeout: float) -> list[Progress]:
     """The group's progress until it has committed `total` records of `topic`.
 
     Raises `PenstockError` when the program ends before, or makes no progress for `timeout` seconds.
     """
-    reader = transport.reader()
-    count = reader.partitions(topic, timeout)
-    reader.close()
-    partitions = [Partition(topic, partition) for partition in range(count or 0)]
-    source = transport.source(Membership(group, "bench", static=False))
-    progress: list[Progress] = []
-    moved = time.monotonic()
-    try:
-        while not progress or progress[-1].records < total:
-            program.expect_running()
-            try:
-                committed = source.committed(partitions, timeout=1.0)
-            except OffsetsPending:
-                continue
-            now = time.monotonic()
-            records = sum(entry.offset for entry in committed.values() if entry is not None)
-            if not progress or records > progress[-1].records:
-                moved = now
-            elif now - moved > timeout:
-                raise PenstockError(f"{program.name} made no progress for {timeout:.0f} s, at {records} of {total} records")
-            progress.append(Progress(now, records))
-            time.sleep(_PERIOD)
-    finally:
-        source.close()
+    progress = [Progress(time.monotonic(), 0)]
+    moved = progress[0].seconds
+    for now in commits(transport, group, topic):
+        program.expect_running()
+        if now.records > progress[-1].records:
+            moved = now.seconds
+        elif now.seconds - moved > timeout:
+            raise PenstockError(f"{program.name} made no progress for {timeout:.0f} s, at {now.records} of {total} records")
+        progress.append(now)
+        if now.records >= total:
+            break
     return progress
 
 

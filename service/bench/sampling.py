@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import linecache
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Self
 
 _PACKAGE = str(Path(__file__).parents[1])
@@ -40,12 +39,12 @@ class Sampler:
     """Looks at the main thread's stack every `period` seconds of wall time, inside a `with` block.
 
     A signal that falls into a long call of C code is handled when that returns, so each sample weighs what has passed since the
-    one before. Frames outside this package are left out; the innermost line inside it ends the path.
+    one before. Frames outside this package are left out.
     """
 
-    def __init__(self, period: float = 0.001) -> None:
+    def __init__(self, period: float = 0.002) -> None:
         self._period = period
-        self._samples: list[tuple[float, tuple[str, ...]]] = []
+        self._samples: list[tuple[float, tuple[CodeType, ...]]] = []
         self._last = 0.0
 
     def __enter__(self) -> Self:
@@ -61,21 +60,18 @@ class Sampler:
 
     def tree(self, within: str) -> Node:
         """Samples as a tree, from the first in which a function named `within` runs to the last."""
-        busy = [index for index, (_, path) in enumerate(self._samples) if any(name.endswith(within) for name in path)]
+        busy = [index for index, (_, path) in enumerate(self._samples) if any(code.co_qualname == within for code in path)]
         root = Node()
         for seconds, path in self._samples[busy[0] : busy[-1] + 1] if busy else []:
-            root.add(path, seconds)
+            root.add(tuple(code.co_qualname for code in reversed(path)), seconds)
         return root
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         now = time.perf_counter()
-        path: list[str] = []
+        path: list[CodeType] = []
         while frame is not None:
-            code = frame.f_code
-            if code.co_filename.startswith(_PACKAGE):
-                if not path:
-                    path.append(f"{frame.f_lineno}: {linecache.getline(code.co_filename, frame.f_lineno).strip()}")
-                path.append(code.co_qualname)
+            if frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_code is not Sampler._take.__code__:
+                path.append(frame.f_code)
             frame = frame.f_back
-        self._samples.append((now - self._last, tuple(reversed(path))))
-        self._last = now
+        self._samples.append((now - self._last, tuple(path)))
+        self._last = time.perf_counter()  # what the look itself took is nobody's
