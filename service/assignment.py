@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Sequence
 
 import structlog
 
+from service.errors import TransportUnavailable
 from service.observe.metrics import Metrics
 from service.restore import Restored, RestorePolicy, SharedReader, restore
 from service.state import Streams
@@ -14,6 +16,8 @@ from service.task import Phase, Task
 from service.transport.interface import Partition, RecordBatch, Source
 
 log = structlog.get_logger("penstock.assignment")
+
+_LAG_EVERY = 1.0  # seconds
 
 
 class Assignment:
@@ -37,6 +41,7 @@ class Assignment:
         self._policy = policy
         self._metrics = metrics
         self._clock = clock
+        self._lag_at = clock()
 
     @property
     def restoring(self) -> bool:
@@ -64,6 +69,18 @@ class Assignment:
                     self._restoring.pop(task.number).close()
                 self._streams.drop(task.number)
                 self._metrics.forget(partition.topic, partition.partition)
+
+    def report_lag(self) -> None:
+        """Records between each live task's committed offset and the end of its partition; not known while the broker is away."""
+        now = self._clock()
+        if now - self._lag_at < _LAG_EVERY:
+            return
+        self._lag_at = now
+        with contextlib.suppress(TransportUnavailable):
+            for task in self.tasks.values():
+                if task.live:
+                    _, end = self._source.watermarks(task.input, timeout=0.5)
+                    self._metrics.lagging(task.input.topic, task.number, max(end - task.committed, 0))
 
     def advance(self) -> None:
         """Go on with restoring, a little for each task. Raises what `restore` raises."""

@@ -197,7 +197,8 @@ class Scheduler:
                 else:
                     start[row] = table.column("last_start")[slots[row]]
                     time[row] = table.column("last_time")[slots[row]]
-        return time + (ready * self._streams.program.decimation - start) * 1000.0 / rate
+        times: Float64[np.ndarray, "R"] = time + (ready * self._streams.program.decimation - start) * 1000.0 / rate
+        return times
 
     def settle(self, batch: Batch, now: float) -> list[tuple[int, bytes]]:
         """Write down what `batch` has done to its streams; the (task, key) of ended streams that the snapshot topic holds."""

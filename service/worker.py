@@ -116,6 +116,7 @@ class Worker:
             self._feed(live)
             if self._due():
                 self.commit()
+            self._assignment.report_lag()
         except EpochAborted as error:
             self._roll_back(error)
         except OutcomeUnknown as error:

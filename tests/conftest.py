@@ -6,8 +6,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import Phase, settings
 
 from service.demo.broker import KafkaNode, available
+
+# `pytest --hypothesis-profile unshrunk`: is there a counterexample at all? For checking that broken code turns red.
+settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.generate])
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ class Oracle(Protocol):
     """Both opinions of one stream's outputs, and its timeline. Outputs are `[ready, C_out]`."""
 
     @property
-    def decimation(self) -> int: ...
+    def decimation(self) -> float: ...
 
     def ready(self, frames: int) -> int: ...
 
@@ -149,8 +149,8 @@ def _values(
 ) -> tuple[float, bool, bool]:
     worst, within, equal = 0.0, True, True
     seen: dict[tuple[int, str, int], list[tuple[int, Float32[np.ndarray, "m C_out"]]]] = {}
-    for (partition, key, stream, index), y in outputs.items():
-        seen.setdefault((partition, key, stream), []).append((index, y))
+    for identity, y in outputs.items():
+        seen.setdefault(identity[:3], []).append((identity[3], y))
     judged = [stream for stream in streams if (stream.partition, stream.key, stream.stream) in seen]
     for begin in range(0, len(judged), group):
         members = judged[begin : begin + group]

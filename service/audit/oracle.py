@@ -22,7 +22,7 @@ class ModuleOracle:
         self._device = torch.device(device)
 
     @property
-    def decimation(self) -> int:
+    def decimation(self) -> float:
         return self._program.decimation
 
     def ready(self, frames: int) -> int:
@@ -54,4 +54,4 @@ class ModuleOracle:
         state = self._program.new_state(slots=len(streams) + 1, device=str(self._device))
         slots = torch.arange(1, len(streams) + 1, device=self._device)
         out = self._program.step(state, slots, Ragged(torch.cat(signals).to(self._device), lengths), final=final)
-        return [part.numpy() for part in out.values.cpu().split(out.lengths.tolist())]
+        return [part.cpu().numpy() for part in out.split()]

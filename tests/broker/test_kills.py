@@ -7,7 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -51,25 +51,18 @@ def fill(config: Config, records: int) -> None:
     publisher.flush(60.0)
 
 
-def progress(config: Config) -> int:
-    """How many input offsets the group has committed."""
-    source = KafkaTransport(config.kafka).source(Membership(config.app, "looking", static=False))
-    try:
-        partitions = [Partition(config.input.topic, number) for number in range(PARTITIONS)]
-        return sum(committed.offset for committed in source.committed(partitions, 5.0).values() if committed)
-    except OffsetsPending:
-        return -1
-    finally:
-        source.close()
-
-
 def wait_for(config: Config, offsets: int, process: subprocess.Popen[bytes], seconds: float = 90.0) -> None:
-    """Until so many offsets are committed, by `process` as long as it lives."""
-    deadline = time.monotonic() + seconds
-    while (done := progress(config)) < offsets:
+    """Until the group has committed so many offsets, by `process` as long as it lives."""
+    partitions = [Partition(config.input.topic, number) for number in range(PARTITIONS)]
+    source = KafkaTransport(config.kafka).source(Membership(config.app, "looking", static=False))
+    deadline, done = time.monotonic() + seconds, 0
+    while done < offsets:
         assert process.poll() is None, f"the worker ended with exit code {process.returncode}"
         assert time.monotonic() < deadline, f"only {done} of {offsets} offsets are committed after {seconds} s"
+        with suppress(OffsetsPending):
+            done = sum(committed.offset for committed in source.committed(partitions, 1.0).values() if committed)
         time.sleep(0.02)
+    source.close()
 
 
 @contextmanager
