@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from service.demo.broker import KafkaNode
-from service.errors import Fenced
+from service.errors import Fenced, OffsetsPending
 from service.transport.interface import Committed, Partition, Sink
 from tests.transport.cluster import Cluster, KafkaCluster, Member, MemoryCluster, fresh, publish, quiet, topic, until
 
@@ -176,3 +176,20 @@ def test_a_member_that_the_broker_does_not_answer_loses_its_partitions_and_joins
         kafka.resume()
     assert member.follower.events[1][0] == "lost"
     member.join()
+
+
+@pytest.mark.broker
+def test_a_session_that_ended_while_the_member_was_busy_is_no_takeover(kafka: KafkaNode, members: Members) -> None:
+    cluster = KafkaCluster(kafka)
+    name, group = topic(cluster), fresh("group")
+    member = members(cluster, group, [name], "one", static=True, session=1.5)
+    member.join()
+    kafka.pause()
+    try:
+        with pytest.raises(OffsetsPending):
+            member.source.committed([Partition(name, 0)], 2.5)
+    finally:
+        kafka.resume()
+    member.source.committed([Partition(name, 0)], cluster.patience)
+    member.until(lambda: len(member.follower.events) == 3)
+    assert [kind for kind, _ in member.follower.events] == ["assigned", "lost", "assigned"]

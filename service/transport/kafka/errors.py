@@ -89,13 +89,18 @@ def too_large(topic: str) -> OperatorActionRequired:
 
 def source_error(error: KafkaError, topic: str | None) -> PenstockError | None:
     """For an error among consumed records; None where librdkafka goes on by itself."""
-    if _means(error, KafkaError.FENCED_INSTANCE_ID):
+    if instance_taken(error):
         return Fenced(f"another process is a member of the group under this instance name: {error.str()}")
     if error.code() in MISSING:
         return TransportUnavailable(f"there is no topic {topic!r} to read; create it")
     if error.code() in _REFUSED or error.fatal() or error.code() == KafkaError._FATAL:
         return TransportUnavailable(f"the broker refuses: {error.str()}")
     return None
+
+
+def instance_taken(error: KafkaError) -> bool:
+    """Whether the group knows another process under this instance name."""
+    return _means(error, KafkaError.FENCED_INSTANCE_ID)
 
 
 def instance_in_use(error: KafkaError) -> bool:

@@ -20,7 +20,7 @@ from service.errors import OffsetsPending, OperatorActionRequired, TransportUnav
 from service.transport.interface import Committed, Isolation, Membership, Partition, RebalanceListener, RecordBatch
 from service.transport.kafka.columns import as_batch, by_partition, split_errors
 from service.transport.kafka.configuration import KafkaProperties, client
-from service.transport.kafka.errors import OUTSIDE, Trouble, instance_in_use, reason, source_error
+from service.transport.kafka.errors import OUTSIDE, Trouble, instance_in_use, instance_taken, reason, source_error
 from service.transport.kafka.group import KafkaToken
 from service.transport.kafka.reader import KafkaReader
 
@@ -53,6 +53,7 @@ class KafkaSource:
         self._paused: set[Partition] = set()
         self._starts: dict[Partition, int] = {}
         self._raised: BaseException | None = None
+        self._lost = False  # and not assigned anything since
         self._join_again_at = 0.0
 
     def subscribe(self, topics: Sequence[str], listener: RebalanceListener) -> None:
@@ -152,7 +153,8 @@ class KafkaSource:
 
     def _judge(self, message: Message) -> None:
         error = message.error()
-        if instance_in_use(error):
+        if instance_in_use(error) or (instance_taken(error) and self._lost):
+            # After a loss it is our own former self that "took" the instance (docs/adr/transport-fencing.md).
             _LOG.warning("%s; asking again", error.str())
             self._join_again_at = time.monotonic() + _JOIN_AGAIN
             return
@@ -205,6 +207,7 @@ class KafkaSource:
             consumer.assign(placeholders)
         new = [Partition(at.topic, at.partition) for at in partitions]
         self._assigned.update(new)
+        self._lost = False
         if new and self._listener is not None:
             self._call(self._listener.assigned, new)
 
@@ -217,6 +220,7 @@ class KafkaSource:
     def _on_lost(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
         gone = [Partition(at.topic, at.partition) for at in partitions]
         self._drop(gone)
+        self._lost = True
         if gone and self._listener is not None:
             self._call(self._listener.lost, gone)
 
