@@ -65,7 +65,9 @@ class MemoryCluster:
 class KafkaCluster:
     def __init__(self, node: KafkaNode, protocol: str = "classic", **properties: str | int) -> None:
         self.patience = 20.0
-        quick = {"heartbeat.interval.ms": 200} if protocol == "classic" else {}
+        quick: dict[str, str | int] = {"topic.metadata.propagation.max.ms": 1000}
+        if protocol == "classic":
+            quick["heartbeat.interval.ms"] = 200
         self._properties = {"bootstrap.servers": node.bootstrap, "group.protocol": protocol, **quick, **properties}
 
     def transport(self) -> Transport:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from service.errors import EpochAborted, Fenced, OffsetsPending, OutcomeUnknown, TransportUnavailable
+from service.demo.broker import KafkaNode
+from service.errors import EpochAborted, Fenced, OffsetsPending, OperatorActionRequired, OutcomeUnknown, TransportUnavailable
 from service.transport.interface import Committed, Isolation, Partition, Sink
-from tests.transport.cluster import Cluster, Member, ends, fresh, publish, topic, until, visible, wait_for_end
+from tests.transport.cluster import Cluster, KafkaCluster, Member, ends, fresh, publish, topic, until, visible, wait_for_end
 
 Members = Callable[..., Member]
 
@@ -266,4 +267,58 @@ def test_headers_keys_and_partitions_are_written_as_given(cluster: Cluster) -> N
     assert (batch.keys, batch.values, batch.offsets) == ([b"\x00\xff"], [b"v"], [0])
     assert batch.headers(0) == [("penstock.error", b"decode"), ("empty", None)]
     reader.close()
+    sink.close()
+
+
+@pytest.mark.broker
+def test_a_commit_without_an_answer_leaves_the_outcome_to_the_next_owner(kafka: KafkaNode, members: Members) -> None:
+    cluster = KafkaCluster(kafka)
+    name, out = topic(cluster), Partition(topic(cluster), 0)
+    where = Partition(name, 0)
+    member = members(cluster, fresh("group"), [name])
+    member.join()
+    sink = opened(cluster, writer := fresh("writer"))
+    sink.begin()
+    sink.produce(out.topic, b"committed or not")
+    sink.send_offsets({where: Committed(7)}, member.source.group())
+    kafka.pause()
+    try:
+        with pytest.raises(OutcomeUnknown, match=r"no answer within 0\.5 s"):
+            sink.commit(0.5)
+        with pytest.raises(OutcomeUnknown):
+            sink.begin()
+    finally:
+        kafka.resume()
+    sink.close()
+    heir = opened(cluster, writer)
+    committed = member.source.committed([where], cluster.patience)
+    assert (visible(cluster, out), committed[where]) in [([b"committed or not"], Committed(7)), ([], None)]
+    heir.close()
+
+
+@pytest.mark.broker
+def test_a_record_that_is_too_large_says_which_settings_to_raise(kafka_cluster: KafkaCluster) -> None:
+    cluster = kafka_cluster
+    out = topic(cluster)
+    sink = opened(cluster)
+    sink.begin()
+    with pytest.raises(OperatorActionRequired, match=rf"{out}.*max\.message\.bytes"):
+        sink.produce(out, bytes(2_000_000))
+    sink.abort(cluster.patience)
+    sink.close()
+
+
+@pytest.mark.broker
+def test_an_abort_right_after_the_first_record_never_ruins_the_producer(kafka_cluster: KafkaCluster) -> None:
+    cluster = kafka_cluster
+    out = Partition(topic(cluster), 0)
+    sink = opened(cluster)
+    for _ in range(30):
+        sink.begin()
+        sink.produce(out.topic, b"kept")
+        sink.commit(cluster.patience)
+        sink.begin()
+        sink.produce(out.topic, b"lost")
+        sink.abort(cluster.patience)
+    assert visible(cluster, out) == [b"kept"] * 30
     sink.close()
