@@ -29,12 +29,12 @@ class Detect(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C T"]) -> Float[Tensor, "B C+1 T"]:
         watched = x[:, self.channel]
-        flags = []
-        active = torch.zeros_like(watched[:, 0], dtype=torch.bool) if x.shape[-1] else None
-        for value in watched.unbind(-1):
+        active = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        flags = torch.empty_like(watched)
+        for j, value in enumerate(watched.unbind(-1)):
             active = (value >= self.on) | (active & ~(value < self.off))
-            flags.append(active.to(x.dtype))
-        return torch.cat([x, torch.stack(flags, -1).unsqueeze(1)], 1) if flags else x.new_empty(len(x), x.shape[1] + 1, 0)
+            flags[:, j] = active
+        return torch.cat([x, flags.unsqueeze(1)], 1)
 
 
 class DetectStreamer(Recurrence):

@@ -9,11 +9,12 @@ from service.errors import NotStreamable, SnapshotMismatch, StreamLengthError
 from service.streaming import operators
 from service.streaming.arena import State
 from service.streaming.convert import convert
+from service.streaming.lowering import register_streamer
 from service.streaming.numerics import Numerics
 from service.streaming.program import Program
 from service.streaming.ragged import Ragged
 from service.streaming.snapshot import Checkpoint
-from service.streaming.tracing import register_streamer
+from service.streaming.verify import Verified, verify
 
 __all__ = [
     "Checkpoint",
@@ -24,7 +25,9 @@ __all__ = [
     "SnapshotMismatch",
     "State",
     "StreamLengthError",
+    "Verified",
     "convert",
     "operators",
     "register_streamer",
+    "verify",
 ]

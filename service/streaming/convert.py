@@ -7,7 +7,8 @@ from torch import nn
 from service.streaming.numerics import Numerics
 from service.streaming.plan import plan
 from service.streaming.program import Program
-from service.streaming.tracing import Layout, Trace
+from service.streaming.symbol import Layout
+from service.streaming.tracing import Trace
 
 DEFAULT_MAX_STEP = 8192
 

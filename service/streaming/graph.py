@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -108,7 +108,7 @@ class Select(Windowed):
 
 
 def _earlier(a: Count | None, b: Count) -> Count:
-    return b if a is None or a == b else Count.derive(lambda x, y: np.minimum(x, y), a, b)
+    return b if a is None or a == b else Count.derive(np.minimum, a, b)
 
 
 @dataclass(eq=False)
@@ -133,6 +133,7 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     output: Value | None = None
+    guards: list[Count] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.values.append(Value(0, self.channels, Timeline.of_input()))
@@ -143,6 +144,7 @@ class Graph:
 
     def add(self, operator: Operator, inputs: Sequence[View], where: str) -> View:
         timeline = operator.timeline([view.timeline for view in inputs])
+        self.require(operator.legal, *(view.timeline.total for view in inputs), reach=operator.reach)
         value = Value(len(self.values), operator.channels, timeline)
         self.values.append(value)
         self.nodes.append(Node(operator, tuple(inputs), value, where))
@@ -174,16 +176,13 @@ class Graph:
             if len(crops) == 1 and all(view.shift == 0 and view.fill is None for view in views):
                 node.output.timeline = crops.pop()
 
+    def require(self, rule: Callable[..., Flags], *totals: Count, reach: int = 0) -> None:
+        """Streams may end only where `rule(*totals)` holds, because the offline module raises elsewhere."""
+        self.guards.append(Count.derive(lambda *counts: rule(*counts).astype(np.int64), *totals, reach=reach, empty=1))
+
     def accepts(self) -> Count:
         """1 at every length at which the offline module does not raise, else 0."""
-        verdict = Count.derive(lambda n: np.ones_like(n), Count.identity(), empty=1)
-        for node in self.nodes:
-            totals = [view.timeline.total for view in node.inputs]
-            legal = Count.derive(
-                lambda *counts, rule=node.operator.legal: rule(*counts).astype(np.int64),
-                *totals,
-                reach=node.operator.reach,
-                empty=1,
-            )
-            verdict = Count.derive(lambda a, b: a * b, verdict, legal, empty=1)
+        verdict = Count.derive(np.ones_like, Count.identity(), empty=1)
+        for guard in self.guards:
+            verdict = Count.derive(np.multiply, verdict, guard, empty=1)
         return verdict

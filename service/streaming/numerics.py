@@ -48,7 +48,7 @@ class RowPolicy:
         step = self.tile or self.least
         padded = rows.new_zeros(-(-count // step) * step, rows.shape[1])
         padded[:count] = rows
-        result = torch.cat([torch.addmm(bias, part, weight) for part in padded.split(step)])[:count]
+        result = torch.cat([torch.addmm(bias, part, weight) for part in torch.split(padded, step)])[:count]
         return result if out is None else out.copy_(result)
 
 

@@ -39,7 +39,7 @@ class Operator(ABC):
 
     def legal(self, *totals: Frames) -> Flags:
         """Where the offline module accepts inputs of these lengths."""
-        return np.all([total == totals[0] for total in totals], axis=0)
+        return np.asarray(np.all([total == totals[0] for total in totals], axis=0))
 
     @property
     def reach(self) -> int:
@@ -85,7 +85,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Windows:
-    """The gathered windows of the output elements in `span`; `totals` is each row's input length where streams end now, else None."""
+    """The gathered windows of the output elements in `span`; `totals` has each row's input length when streams end now."""
 
     values: Float[Tensor, "M k C_in"]
     span: Span
@@ -112,7 +112,7 @@ class Windowed(Operator):
         return self._complete(total + self.right)
 
     def legal(self, *totals: Frames) -> Flags:
-        return self.length(totals[0]) >= 1
+        return (totals[0] >= 1) & (self.length(totals[0]) >= 1)
 
     def needs(self, first: Frames) -> Frames:
         return first * self.window.stride + self.window.offsets[0]

@@ -15,7 +15,7 @@ import numpy as np
 from service.errors import NotStreamable
 from service.streaming.graph import Graph, Node, Value, View
 from service.streaming.operator import Recurrence, Windowed
-from service.streaming.timeline import Count
+from service.streaming.timeline import Count, Frames
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _reads_fresh_rows(node: Node, view: View) -> bool:
 def _low(node: Node, view: View, done: Count) -> Count:
     """The lowest element of the view's value that is read for outputs from `done` on."""
 
-    def rule(first: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def rule(first: Frames) -> Frames:
         return np.maximum(0, node.operator.needs(first) + view.shift)
 
     return Count.derive(rule, done, reach=node.operator.reach + abs(view.shift), empty=None)
@@ -104,6 +104,6 @@ def _warm_marks(graph: Graph, readers: dict[int, list[tuple[Node, View]]]) -> di
         for node, view in readers[value.index]:
             done = node.output.timeline.ready if isinstance(node.operator, Recurrence) else warm[node.output.index]
             low = _low(node, view, done)
-            mark = Count.derive(lambda a, b: np.minimum(a, b), mark, low, empty=None)
+            mark = Count.derive(np.minimum, mark, low, empty=None)
         warm[value.index] = mark
     return warm

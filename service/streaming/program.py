@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -202,7 +202,7 @@ class Program:
             values = self._round(state, whole, chunks.values)
         else:
             rounds = pieces(whole, chunks.lengths, self.max_step)
-            parts = chunks.values.split(self.max_step)
+            parts = torch.split(chunks.values, self.max_step)
             values = torch.cat([self._round(state, turn, part) for turn, part in zip(rounds, parts, strict=True)])
         return Ragged(values, span.lengths, span.start)
 
@@ -226,7 +226,7 @@ class Program:
         if turn.final is not None:
             self._forget(state, turn.slots[turn.final])
         output = rows[self.output.index]
-        return output.clone() if self.output.index in state.stores or output is values else output
+        return output.clone() if _shares_memory(output, [values, *(store.rows for store in state.stores.values())]) else output
 
     def _run(self, state: State, turn: Turn, step: Step, rows: dict[int, Tensor]) -> None:
         node = step.node
@@ -277,7 +277,7 @@ class Program:
     @torch.no_grad()
     def _rebuild(self, state: State, slots: Int64[Tensor, "B"]) -> None:
         """Recomputes every ring of `slots` from the sources' tails."""
-        for part in slots.split(max(1, self.max_step // max(1, self.history))):
+        for part in torch.split(slots, max(1, self.max_step // max(1, self.history))):
             turn = WarmTurn(part, state.frames.index_select(0, part), self.plan.warm)
             rows = {0: torch.empty(0, self.channels, dtype=self.dtype, device=state.device)}
             span = turn.span(self.graph.input)
@@ -305,3 +305,8 @@ def _retire(store: Store, turn: Turn, span: Span) -> None:
         kept = (span.index >= (span.stop - store.depth).index_select(0, span.owner)).nonzero().flatten()
         places, fresh = places.index_select(0, kept), fresh.index_select(0, kept)
     store.ring.index_copy_(0, places, fresh)
+
+
+def _shares_memory(rows: Tensor, others: Iterable[Tensor]) -> bool:
+    address = rows.untyped_storage().data_ptr()
+    return any(other.untyped_storage().data_ptr() == address for other in others)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -21,4 +22,4 @@ class Ragged:
 
     def split(self) -> list[Float[Tensor, "n C"]]:
         """One tensor per stream, views of `values`."""
-        return list(self.values.split(self.lengths.tolist()))
+        return list(torch.split(self.values, self.lengths.tolist()))

@@ -1,8 +1,8 @@
 """A stream's state outside the arena: as bytes (`freeze`, `thaw`) and as an in-memory picture (`Checkpoint`).
 
 Both hold the frames fed, the tail of each source and the recurrences' memories; every other ring is recomputed from them.
-A snapshot is, little-endian: format (u16), reserved (u16), CRC-32 of all that follows (u32), state fingerprint (8 bytes), frames (i64), then per
-source its tail rows in time order, then per recurrence its memory.
+A snapshot is, little-endian: format (u16), reserved (u16), CRC-32 of all that follows (u32), state fingerprint (8 bytes), frames
+(i64), then per source its tail rows in time order, then per recurrence its memory.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def freeze(plan: Plan, fingerprint: str, state: State, slots: Int64[Tensor, "B"]
         store = state.stores[index]
         tail = store.ring.index_select(0, span.ring_rows(slots, store.depth)).cpu().numpy()
         parts.append((tail, [0, *span.ends.tolist()]))
-    for hidden in state.hidden.values():
-        parts.append((hidden.index_select(0, slots).cpu().numpy(), list(range(len(slots) + 1))))
+    one_each = list(range(len(slots) + 1))
+    parts.extend((hidden.index_select(0, slots).cpu().numpy(), one_each) for hidden in state.hidden.values())
     mark = bytes.fromhex(fingerprint)
     snapshots = []
     for row, count in enumerate(frames.tolist()):

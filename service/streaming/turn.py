@@ -77,7 +77,7 @@ class TimeMajor:
 
     @staticmethod
     def of(span: Span) -> TimeMajor:
-        lengths, streams = span.lengths.sort(descending=True, stable=True)
+        streams = span.lengths.sort(descending=True, stable=True).indices
         rank = torch.empty_like(streams).scatter_(0, streams, torch.arange(len(streams), device=streams.device))
         step = span.index - span.start.index_select(0, span.owner)
         rows = (step * len(streams) + rank.index_select(0, span.owner)).argsort()
@@ -139,7 +139,7 @@ class WarmTurn(Turn):
 
 
 def pieces(turn: Turn, lengths: Int64[Tensor, "B"], most: int) -> list[Turn]:
-    """The same work in rounds of `most` packed frames: each takes the end of one stream, some whole ones, the beginning of another."""
+    """The same work in rounds of `most` packed frames: the end of one stream, some whole ones, the beginning of another."""
     ends = lengths.cumsum(0)
     starts = ends - lengths
     frames = int(ends[-1])

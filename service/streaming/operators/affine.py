@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from service.streaming.lowering import lowers, refuses
 from service.streaming.numerics import Gemm, Numerics
 from service.streaming.operator import Pointwise
-from service.streaming.tracing import Layout, Symbol, Trace, lowers, refuses
+from service.streaming.symbol import Layout, Symbol
+from service.streaming.tracing import Trace
 
 Rows = Float[Tensor, "M C"]
 

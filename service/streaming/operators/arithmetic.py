@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from service.streaming.lowering import lowers
 from service.streaming.operator import Pointwise
-from service.streaming.tracing import Symbol, Trace, lowers
+from service.streaming.symbol import Symbol
+from service.streaming.tracing import Trace
 
 Rows = Float[Tensor, "M C"]
 Constant = float | Float[Tensor, "C"]
@@ -166,6 +168,16 @@ def part(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
 
 @lowers("split", "split_with_sizes")
 def split(trace: Trace, symbol: Symbol, sizes: int | Sequence[int], dim: int = 0) -> tuple[Symbol, ...]:
+    return parts(trace, symbol, sizes, dim)
+
+
+@lowers("chunk")
+def chunk(trace: Trace, symbol: Symbol, chunks: int, dim: int = 0) -> tuple[Symbol, ...]:
+    return parts(trace, symbol, -(-symbol.channels // chunks), dim)
+
+
+def parts(trace: Trace, symbol: Symbol, sizes: int | Sequence[int], dim: int) -> tuple[Symbol, ...]:
+    """A value cut into pieces of `sizes` channels."""
     if dim % 3 != symbol.layout.channel_dim:
         trace.refuse("split over time or batch", "Split channels.")
     if isinstance(sizes, int):
@@ -174,12 +186,10 @@ def split(trace: Trace, symbol: Symbol, sizes: int | Sequence[int], dim: int = 0
     return tuple(part(trace, symbol, slice(end - size, end)) for size, end in zip(sizes, ends, strict=True))
 
 
-@lowers("chunk")
-def chunk(trace: Trace, symbol: Symbol, chunks: int, dim: int = 0) -> tuple[Symbol, ...]:
-    return split(trace, symbol, -(-symbol.channels // chunks), dim)
-
-
 @lowers("glu")
 def glu(trace: Trace, symbol: Symbol, dim: int = -1) -> Symbol:
-    a, b = chunk(trace, symbol, 2, dim)
-    return trace.call("mul", (a, trace.call("sigmoid", (b,), {})), {})
+    if symbol.channels % 2:
+        trace.refuse(f"glu of {symbol.channels} channels", "The module itself would raise here.")
+    value, gate = parts(trace, symbol, symbol.channels // 2, dim)
+    gated: Symbol = trace.call("mul", (value, trace.call("sigmoid", (gate,), {})), {})
+    return gated

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from service.streaming.lowering import lowers
 from service.streaming.numerics import Gemm, Numerics
 from service.streaming.operator import Window, Windowed, Windows
-from service.streaming.tracing import Layout, Symbol, Trace, lowers
+from service.streaming.symbol import Layout, Symbol
+from service.streaming.tracing import Trace
 
 
 class Convolution(Windowed):
@@ -52,7 +55,7 @@ class Convolution(Windowed):
             return result if out is None else out.copy_(result)
         if self.groups == 1:
             return self.products[0](values.flatten(1), out)
-        parts = values.split(self.depth, dim=2)
+        parts = torch.split(values, self.depth, dim=2)
         results = [product(part.flatten(1), None) for product, part in zip(self.products, parts, strict=True)]
         return torch.cat(results, 1) if out is None else torch.cat(results, 1, out=out)
 
@@ -66,8 +69,8 @@ class Convolution(Windowed):
 @lowers("conv1d")
 def conv1d(
     trace: Trace,
-    symbol: Symbol,
-    weight: Tensor,
+    symbol: Any,
+    weight: Any,
     bias: Tensor | None = None,
     stride: int | Sequence[int] = 1,
     padding: str | int | Sequence[int] = 0,

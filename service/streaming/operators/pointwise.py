@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from service.streaming.lowering import lowers, refuses
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Pointwise
-from service.streaming.tracing import Symbol, Trace, lowers, refuses
+from service.streaming.symbol import Symbol
+from service.streaming.tracing import Trace
 
 Rows = Float[Tensor, "M C"]
 
@@ -90,20 +92,28 @@ EXACT: dict[str, Callable[..., Tensor]] = {
 }
 """Compositions for functions whose own kernels give other bits at the end of a tensor than in its middle."""
 
-NATIVE: dict[str, Callable[..., Tensor]] = {
-    name: getattr(F, name, None) or getattr(torch, name)
-    for name in ["tanh", "exp", "expm1", "log", "log1p", "sin", "cos", "sqrt", "rsqrt", "erf", "abs", "neg", "reciprocal", "square", "sign", "floor", "ceil", "round", "leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "relu6", "logsigmoid", "threshold", "clamp", "clamp_min", "clamp_max"]
-}
+TRANSCENDENTAL = ("tanh", "exp", "expm1", "log", "log1p", "sin", "cos", "sqrt", "rsqrt", "erf", "logsigmoid")
+SELECTING = ("leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "relu6", "threshold")
+ARITHMETIC = ("abs", "neg", "reciprocal", "square", "sign", "floor", "ceil", "round", "clamp", "clamp_min", "clamp_max")
+
+
+def native(name: str) -> Callable[..., Tensor]:
+    """Torch's own function."""
+    function: Callable[..., Tensor] = getattr(F, name, None) or getattr(torch, name)
+    return function
+
+
+STABLE = {name: native(name) for name in (*TRANSCENDENTAL, *SELECTING, *ARITHMETIC)}
 """Functions whose rows keep their bits."""
 
 
-def _lower_function(name: str) -> None:
-    @lowers(name)
+def _lower_function(name: str, *aliases: str) -> None:
+    @lowers(name, *aliases)
     def lowering(trace: Trace, symbol: Symbol, *args: Any, **kwargs: Any) -> Symbol:
         if any(isinstance(argument, Tensor | Symbol) for argument in (*args, *kwargs.values())):
             trace.refuse(f"{name} with tensors as parameters", "Give it numbers.")
         exact = trace.numerics is Numerics.EXACT and name in EXACT
-        function = EXACT[name] if exact else getattr(F, name, None) or getattr(torch, name)
+        function = EXACT[name] if exact else native(name)
 
         def apply(x: Tensor) -> Tensor:
             return function(x, *args, **kwargs)
@@ -111,8 +121,11 @@ def _lower_function(name: str) -> None:
         return trace.add(Elementwise(name, symbol.channels, apply, (args, tuple(sorted(kwargs.items())))), [symbol])
 
 
-for _name in (*EXACT, *NATIVE):
-    _lower_function(_name)
+ALIASES = {"logsigmoid": ("log_sigmoid",)}
+"""Names by which torch calls them inside."""
+
+for _name in (*EXACT, *STABLE):
+    _lower_function(_name, *ALIASES.get(_name, ()))
 
 
 @lowers("relu")

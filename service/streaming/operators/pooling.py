@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from service.streaming.lowering import lowers, refuses
 from service.streaming.operator import Window, Windowed, Windows
 from service.streaming.operators.convolution import one
+from service.streaming.symbol import Layout, Symbol
 from service.streaming.timeline import Frames
-from service.streaming.tracing import Layout, Symbol, Trace, lowers, refuses
+from service.streaming.tracing import Trace
 
 
 class Pool(Windowed):
@@ -91,7 +93,7 @@ def avg_pool1d(
     return _add(trace, pool, symbol)
 
 
-@lowers("max_pool1d", "boolean_dispatch")
+@lowers("max_pool1d")
 def max_pool1d(
     trace: Trace,
     symbol: Symbol,

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from service.streaming.graph import Select
+from service.streaming.lowering import lowers
 from service.streaming.operators.arithmetic import part
-from service.streaming.tracing import Extent, Symbol, Trace, lowers
+from service.streaming.symbol import Extent, Symbol
+from service.streaming.tracing import Trace
 
 EVERYTHING = slice(None)
 
@@ -20,12 +22,16 @@ def getitem(trace: Trace, symbol: Symbol, key: Any) -> Symbol:
     place = keys.index(Ellipsis) if Ellipsis in keys else len(keys)
     rest = [item for item in keys if item is not Ellipsis]
     keys = rest[:place] + [EVERYTHING] * (3 - len(rest)) + rest[place:]
-    if keys[0] != EVERYTHING:
+    if not _is_everything(keys[0]):
         trace.refuse("a slice of the batch", "Streams are batched freely; slice channels or time.")
     channels, time = keys[symbol.layout.channel_dim], keys[symbol.layout.time_dim]
-    if channels != EVERYTHING:
+    if not _is_everything(channels):
         symbol = part(trace, symbol, channels)
-    return symbol if time == EVERYTHING else crop(trace, symbol, time)
+    return symbol if _is_everything(time) else crop(trace, symbol, time)
+
+
+def _is_everything(kept: slice) -> bool:
+    return kept.start is None and kept.stop is None and kept.step in (None, 1)
 
 
 def crop(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
@@ -67,7 +73,9 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
     fill = float(value or 0.0)
     view = symbol.view
     if left < 0 or right < 0:
-        view = view.cropped(max(0, -left), max(0, -right))
+        first, last = max(0, -left), max(0, -right)
+        trace.graph.require(lambda t: t >= first + last, view.timeline.total, reach=first + last + 1)
+        view = view.cropped(first, last)
     left, right = max(0, left), max(0, right)
     if left or right:
         if not view.may_read(fill):
@@ -78,13 +86,9 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
 
 @lowers("transpose", "swapaxes", "swapdims")
 def transpose(trace: Trace, symbol: Symbol, first: int, second: int) -> Symbol:
-    if {first % 3, second % 3} == {1, 2}:
-        return Symbol(trace, symbol.view, symbol.layout.swapped)
-    return (
-        symbol
-        if first % 3 == second % 3
-        else trace.refuse("a transpose of the batch dimension", "Transpose channels and time only.")
-    )
+    if {first % 3, second % 3} != {1, 2}:
+        trace.refuse("a transpose of the batch dimension", "Transpose channels and time only.")
+    return Symbol(trace, symbol.view, symbol.layout.swapped)
 
 
 @lowers("permute")
@@ -92,9 +96,9 @@ def permute(trace: Trace, symbol: Symbol, *dims: Any) -> Symbol:
     order = [dim % 3 for dim in (dims[0] if len(dims) == 1 else dims)]
     if order == [0, 1, 2]:
         return symbol
-    if order == [0, 2, 1]:
-        return Symbol(trace, symbol.view, symbol.layout.swapped)
-    trace.refuse(f"permute to {order}", "Permute channels and time only.")
+    if order != [0, 2, 1]:
+        trace.refuse(f"permute to {order}", "Permute channels and time only.")
+    return Symbol(trace, symbol.view, symbol.layout.swapped)
 
 
 @lowers("mT")

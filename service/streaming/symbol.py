@@ -1,0 +1,172 @@
+"""What stands for a tensor while a module is traced, and for the sizes that are not known then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from service.streaming.graph import View
+
+if TYPE_CHECKING:
+    from service.streaming.tracing import Trace
+
+
+class Layout(Enum):
+    """Which dimension of `[B, …]` holds what."""
+
+    BCT = "BCT"
+    BTC = "BTC"
+
+    @property
+    def channel_dim(self) -> int:
+        return self.value.index("C")
+
+    @property
+    def time_dim(self) -> int:
+        return self.value.index("T")
+
+    @property
+    def swapped(self) -> Layout:
+        return Layout.BTC if self is Layout.BCT else Layout.BCT
+
+
+class Extent:
+    """A size that is not known at conversion: the batch size, or the length of a value."""
+
+    def __init__(self, trace: Trace, view: View | None) -> None:
+        self.trace = trace
+        self.view = view
+
+    @property
+    def name(self) -> str:
+        return "batch size" if self.view is None else "length"
+
+    def _same(self, other: Extent) -> bool:
+        if self.view is None or other.view is None:
+            return self.view is other.view
+        return self.view.timeline.total == other.view.timeline.total
+
+    def _refuse(self, use: str) -> NoReturn:
+        self.trace.refuse(
+            f"the {self.name} of a value",
+            f"The {self.name} of a stream is not known while it runs, so it cannot be {use}. Write the network so that its result "
+            f"at a frame does not depend on the {self.name}.",
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        self._refuse("used in arithmetic")
+
+
+def _refusing(use: str) -> Callable[..., Any]:
+    def method(self: Extent, *_: object) -> NoReturn:
+        self._refuse(use)
+
+    return method
+
+
+for _name in ("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__rtruediv__", "__floordiv__"):
+    setattr(Extent, _name, _refusing("used in arithmetic"))
+
+
+def _equal(self: Extent, other: object) -> bool:
+    if not (isinstance(other, Extent) and self._same(other)):
+        self._refuse("compared")
+    return True
+
+
+Extent.__eq__ = _equal  # type: ignore[method-assign,assignment]
+Extent.__hash__ = object.__hash__  # type: ignore[method-assign]
+for _name in ("__mod__", "__neg__", "__int__", "__float__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__"):
+    setattr(Extent, _name, _refusing("used in arithmetic or compared"))
+Extent.__index__ = _refusing("used as a number")  # type: ignore[attr-defined]
+
+
+class Symbol:
+    """Stands for a tensor `[B, C, T]` or `[B, T, C]` while a module is traced."""
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+    requires_grad = False
+    is_sparse = is_nested = is_quantized = is_complex = is_cuda = False
+
+    def __init__(self, trace: Trace, view: View, layout: Layout) -> None:
+        self.trace = trace
+        self.view = view
+        self.layout = layout
+        trace.symbols.add(self)
+
+    @property
+    def channels(self) -> int:
+        return self.view.channels
+
+    @property
+    def ndim(self) -> int:
+        return 3
+
+    def dim(self) -> int:
+        return 3
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        sizes: list[Any] = [Extent(self.trace, None), self.channels, self.channels]
+        sizes[self.layout.time_dim] = Extent(self.trace, self.view)
+        return tuple(sizes)
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def with_view(self, view: View) -> Symbol:
+        return Symbol(self.trace, view, self.layout)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        trace = next(symbols_in([*args, *(kwargs or {}).values()])).trace
+        return trace.call(function.__name__, args, kwargs or {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or not hasattr(Tensor, name):
+            raise AttributeError(name)
+        if not callable(getattr(Tensor, name)):
+            return self.trace.call(name, (self,), {})
+        return lambda *args, **kwargs: self.trace.call(name, (self, *args), kwargs)
+
+    def __iter__(self) -> NoReturn:
+        self.trace.refuse("a loop over a tensor", "Use operations on whole tensors.")
+
+
+def _branch(self: Symbol) -> NoReturn:
+    self.trace.refuse("a branch on data", "Which way it goes would differ from frame to frame; use torch.where.")
+
+
+def _length(self: Symbol) -> NoReturn:
+    self.trace.refuse("the batch size", "Streams are batched freely; the network cannot depend on it.")
+
+
+Symbol.__bool__ = _branch  # type: ignore[attr-defined]
+Symbol.__len__ = _length  # type: ignore[attr-defined]
+
+
+def _method(name: str) -> Callable[..., Any]:
+    return lambda self, *args: self.trace.call(name, (self, *args), {})
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "floordiv", "mod"):
+    setattr(Symbol, f"__{_name}__", _method(_name))
+    setattr(Symbol, f"__r{_name}__", _method(f"r{_name}"))
+    setattr(Symbol, f"__i{_name}__", _method(f"__i{_name}__"))
+for _name in ("neg", "abs", "getitem", "setitem", "lt", "le", "gt", "ge", "eq", "ne", "invert", "and", "or"):
+    setattr(Symbol, f"__{_name}__", _method(_name))
+Symbol.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+
+def symbols_in(arguments: Sequence[Any]) -> Iterator[Symbol]:
+    """All symbols in a call's arguments, lists and tuples included."""
+    for argument in arguments:
+        if isinstance(argument, Symbol):
+            yield argument
+        elif isinstance(argument, list | tuple):
+            yield from symbols_in(argument)

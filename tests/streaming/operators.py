@@ -1,0 +1,285 @@
+"""The operator table: for each operator, a strategy that draws a module with random hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from service.postprocess import Detect, Normalize, Smooth
+
+CHANNELS = st.sampled_from([1, 2, 3, 4, 6])
+
+
+class Function(nn.Module):
+    """A function of the input as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], *children: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        self.children_used = nn.ModuleList(children)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+Case = tuple[nn.Module, int]
+
+
+def weighted(module: nn.Module, seed: int) -> nn.Module:
+    """The module with every parameter and statistic drawn anew, so that none is a neutral 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if tensor.is_floating_point():
+                drawn = torch.randn(tensor.shape, generator=generator) * 0.5
+                tensor.copy_(drawn.abs() + 0.5 if "var" in name or "scale" in name else drawn)
+    return module.eval()
+
+
+@st.composite
+def conv1d(draw: Any) -> Case:
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    inward, outward = groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3))
+    kernel, dilation = draw(st.integers(1, 6)), draw(st.integers(1, 4))
+    same = draw(st.booleans())
+    stride = 1 if same else draw(st.integers(1, 4))
+    padding: Any = "same" if same else draw(st.integers(0, 8))
+    conv = nn.Conv1d(inward, outward, kernel, stride, padding, dilation, groups, bias=draw(st.booleans()))
+    return conv, inward
+
+
+@st.composite
+def depthwise(draw: Any) -> Case:
+    channels = draw(CHANNELS)
+    conv = nn.Conv1d(channels, channels, draw(st.integers(1, 5)), padding=draw(st.integers(0, 3)), groups=channels)
+    return conv, channels
+
+
+@st.composite
+def strided_chain(draw: Any) -> Case:
+    channels = draw(CHANNELS)
+    layers: list[nn.Module] = []
+    for _ in range(draw(st.integers(2, 3))):
+        layers.append(nn.Conv1d(channels, channels, draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(0, 2))))
+    return nn.Sequential(*layers), channels
+
+
+@st.composite
+def average_pool(draw: Any) -> Case:
+    size = draw(st.integers(1, 5))
+    pool = nn.AvgPool1d(
+        size,
+        draw(st.integers(1, 4)),
+        draw(st.integers(0, size // 2)),
+        ceil_mode=draw(st.booleans()),
+        count_include_pad=draw(st.booleans()),
+    )
+    return pool, draw(CHANNELS)
+
+
+@st.composite
+def max_pool(draw: Any) -> Case:
+    size = draw(st.integers(1, 5))
+    pool = nn.MaxPool1d(
+        size, draw(st.integers(1, 4)), draw(st.integers(0, size // 2)), draw(st.integers(1, 3)), ceil_mode=draw(st.booleans())
+    )
+    return pool, draw(CHANNELS)
+
+
+@st.composite
+def padding(draw: Any) -> Case:
+    left, right, value = draw(st.integers(-2, 4)), draw(st.integers(-2, 4)), draw(st.sampled_from([0.0, 0.0, 1.5]))
+    channels = draw(CHANNELS)
+    after: nn.Module = draw(st.sampled_from([nn.Identity(), nn.ReLU(), nn.MaxPool1d(2, 1, 1), nn.Conv1d(channels, 2, 3, padding=1)]))
+    return nn.Sequential(Function(lambda x: F.pad(x, (left, right), value=value)), after), channels
+
+
+@st.composite
+def crop(draw: Any) -> Case:
+    left, right, step = draw(st.integers(0, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    both = draw(st.booleans())
+    channels = draw(CHANNELS)
+    after: nn.Module = draw(st.sampled_from([nn.Identity(), nn.Tanh(), nn.Conv1d(channels, 2, 3, padding=2), Smooth(0.3)]))
+    kept = slice(left, -right if both else None, step)
+    return nn.Sequential(Function(lambda x: x[..., kept]), after), channels
+
+
+@st.composite
+def residual(draw: Any) -> Case:
+    """Branches of different lag that meet by index."""
+    channels = draw(CHANNELS)
+    half, dilation = draw(st.integers(0, 3)), draw(st.integers(1, 4))
+    conv = nn.Conv1d(channels, channels, 2 * half + 1, padding=half * dilation, dilation=dilation)
+    join = draw(st.sampled_from([torch.add, torch.sub, torch.mul, lambda a, b: torch.cat([b, a], 1), torch.maximum]))
+    return Function(lambda x: join(conv(x), x), conv), channels
+
+
+@st.composite
+def chomped(draw: Any) -> Case:
+    """A causal residual block as TCNs write it: padding on both sides, then cut to the input's length."""
+    channels, taps, dilation = draw(CHANNELS), draw(st.integers(2, 4)), draw(st.integers(1, 4))
+    reach = (taps - 1) * dilation
+    conv = nn.Conv1d(channels, channels, taps, padding=reach, dilation=dilation)
+    by_number = draw(st.booleans())
+    return Function(lambda x: x + F.relu(conv(x)[..., :-reach] if by_number else conv(x)[..., : x.shape[-1]]), conv), channels
+
+
+@st.composite
+def long_lag(draw: Any) -> Case:
+    """A skip around a deep, strided-and-dilated branch, and one value with several readers."""
+    channels = draw(CHANNELS)
+    first = nn.Conv1d(channels, channels, 3, padding=1)
+    deep = nn.Sequential(nn.Conv1d(channels, channels, 5, padding=8, dilation=4), nn.Sigmoid(), nn.Conv1d(channels, channels, 3, padding=1))
+
+    def forward(x: Tensor) -> Tensor:
+        y = first(x)
+        return deep(y) + y * 0.5 + F.avg_pool1d(y, 3, 1, 1) + x
+
+    return Function(forward, first, deep), channels
+
+
+@st.composite
+def batch_norm(draw: Any) -> Case:
+    channels = draw(CHANNELS)
+    return nn.Sequential(nn.BatchNorm1d(channels, affine=draw(st.booleans())), nn.Dropout(0.4)), channels
+
+
+@st.composite
+def per_frame(draw: Any) -> Case:
+    """Linear, LayerNorm and softmax on the channels of a frame."""
+    channels = draw(CHANNELS)
+    linear = nn.Linear(channels, draw(st.integers(1, 5)), bias=draw(st.booleans()))
+    norm = nn.LayerNorm(linear.out_features)
+    permuted = draw(st.booleans())
+
+    def forward(x: Tensor) -> Tensor:
+        y = norm(linear(x.permute(0, 2, 1) if permuted else x.transpose(1, 2)))
+        return y.softmax(-1).transpose(-1, -2)
+
+    return Function(forward, linear, norm), channels
+
+
+ACTIVATIONS: list[nn.Module] = [
+    nn.ReLU(),
+    nn.LeakyReLU(0.2),
+    nn.GELU(),
+    nn.GELU("tanh"),
+    nn.SiLU(),
+    nn.Sigmoid(),
+    nn.Tanh(),
+    nn.ELU(0.7),
+    nn.CELU(0.7),
+    nn.SELU(),
+    nn.Softplus(),
+    nn.Mish(),
+    nn.Hardtanh(),
+    nn.Hardswish(),
+    nn.Hardsigmoid(),
+    nn.ReLU6(),
+    nn.LogSigmoid(),
+    nn.Softsign(),
+    nn.Tanhshrink(),
+    nn.Softshrink(),
+    nn.Hardshrink(),
+    nn.Threshold(0.1, 20.0),
+]
+
+
+@st.composite
+def activations(draw: Any) -> Case:
+    """All of them side by side."""
+    return Function(lambda x: torch.cat([activation(x) for activation in ACTIVATIONS], 1), *ACTIVATIONS), draw(CHANNELS)
+
+
+@st.composite
+def arithmetic(draw: Any) -> Case:
+    channels = draw(CHANNELS)
+    per_channel = torch.linspace(0.5, 2.0, channels).unsqueeze(1)
+    functions = [
+        lambda x: 2 - x * 3 + 1,
+        lambda x: (x + per_channel) / (per_channel + 1) - 0.25,
+        lambda x: per_channel / (x.abs() + 1),
+        lambda x: torch.exp(-(x**2)) - torch.log1p(x.abs()),
+        lambda x: x.clamp(min=-0.5, max=0.5),
+    ]
+    return Function(draw(st.sampled_from(functions))), channels
+
+
+@st.composite
+def gated(draw: Any) -> Case:
+    """Parts of channels: chunk, split, slices, GLU."""
+    channels = draw(st.sampled_from([1, 2, 3]))
+    conv = nn.Conv1d(channels, 4, 2)
+
+    def wavenet(x: Tensor) -> Tensor:
+        a, b = conv(x).chunk(2, 1)
+        return torch.tanh(a) * torch.sigmoid(b)
+
+    functions = [
+        wavenet,
+        lambda x: F.glu(conv(x), 1),
+        lambda x: torch.cat(conv(x).split([1, 3], 1)[::-1], 1),
+        lambda x: conv(x)[:, 1:3] + conv(x)[:, ::2],
+    ]
+    return Function(draw(st.sampled_from(functions)), conv), channels
+
+
+@st.composite
+def in_place(draw: Any) -> Case:
+    channels = draw(CHANNELS)
+    conv = nn.Conv1d(channels, channels, 3, padding=1)
+    relu = nn.ReLU(inplace=True)
+
+    def forward(x: Tensor) -> Tensor:
+        y = conv(x)
+        z = relu(y)
+        y += x
+        return z * y
+
+    return Function(forward, conv, relu), channels
+
+
+@st.composite
+def recurrent(draw: Any) -> Case:
+    """Smoothing and detection, before, between and after convolutions."""
+    channels = draw(CHANNELS)
+    conv = nn.Conv1d(channels, channels, 3, draw(st.integers(1, 2)), draw(st.integers(0, 2)), draw(st.integers(1, 3)))
+    smooth = Smooth(draw(st.sampled_from([0.05, 0.5, 1.0])))
+    detect = Detect(draw(st.integers(0, channels - 1)), 0.2, -0.1)
+    after = nn.Conv1d(channels + 1, 2, 3, padding=1)
+    orders: list[list[nn.Module]] = [
+        [smooth],
+        [conv, smooth],
+        [smooth, conv],
+        [conv, detect],
+        [conv, smooth, detect, after],
+        [smooth, conv, Smooth(0.3), nn.Conv1d(channels, 1, 5, padding=2)],
+        [Normalize([0.3] * channels, [1.5] * channels), conv, smooth, detect],
+    ]
+    return nn.Sequential(*draw(st.sampled_from(orders))), channels
+
+
+TABLE: dict[str, st.SearchStrategy[Case]] = {
+    "Conv1d": conv1d(),
+    "depthwise Conv1d": depthwise(),
+    "strided chain": strided_chain(),
+    "AvgPool1d": average_pool(),
+    "MaxPool1d": max_pool(),
+    "F.pad": padding(),
+    "crop": crop(),
+    "residual": residual(),
+    "chomp": chomped(),
+    "long lag": long_lag(),
+    "BatchNorm1d": batch_norm(),
+    "per frame": per_frame(),
+    "activations": activations(),
+    "arithmetic": arithmetic(),
+    "gated": gated(),
+    "in place": in_place(),
+    "Smooth and Detect": recurrent(),
+}

@@ -1,0 +1,48 @@
+"""The law, for every operator of the table: streamed and concatenated, outputs are the module's on the whole stream."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.streaming import convert, verify
+from tests.streaming.operators import TABLE, weighted
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+LENGTHS = st.lists(st.integers(1, 40), min_size=2, max_size=4)
+
+
+@pytest.mark.parametrize("name", TABLE)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), lengths=LENGTHS, seed=st.integers(0, 2**20), max_step=st.sampled_from([5, 8192]))
+def test_streamed_is_offline_whatever_the_chunks_and_the_company(
+    name: str, data: st.DataObject, lengths: list[int], seed: int, max_step: int
+) -> None:
+    module, channels = data.draw(TABLE[name])
+    module = weighted(module, seed)
+    program = convert(module, channels, max_step=max_step)
+
+    verified = verify(program, module, lengths=lengths, seed=seed)
+
+    assert verified.bit_equal
+
+
+@pytest.mark.parametrize("name", TABLE)
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_stream_may_end_exactly_where_the_module_does_not_raise(name: str, data: st.DataObject) -> None:
+    module, channels = data.draw(TABLE[name])
+    module = module.eval()
+    program = convert(module, channels)
+
+    for length in range(1, 20):
+        try:
+            with torch.no_grad():
+                outputs = module(torch.randn(1, channels, length)).shape[-1]
+        except RuntimeError:
+            assert not program.accepts(length)
+        else:
+            assert program.accepts(length)
+            assert program.total(length) == outputs
