@@ -27,17 +27,17 @@ def main() -> None:
     parser.add_argument("--least", type=float, default=0.3, help="microseconds per record below which a line is left out")
     arguments = parser.parse_args()
     load = Load(records=arguments.records)
-    with KafkaNode() as node, tempfile.TemporaryDirectory() as folder:
-        site = Site(node.bootstrap, "hotspots", "input", "output", Path(folder))
+    with KafkaNode() as broker, tempfile.TemporaryDirectory() as folder:
+        site = Site(broker.bootstrap, "hotspots", "input", "output", Path(folder))
         model = {"factory": "torch.nn:Identity"} if arguments.identity else network_model(site)
         topics = configure(site, load, model)
         application = Application.from_config(read_configuration(site.configuration))
-        transport = KafkaTransport({"bootstrap.servers": node.bootstrap})
+        transport = KafkaTransport({"bootstrap.servers": broker.bootstrap})
         transport.admin().create(topics, 30.0)
         fill(transport.publisher(), site.input, load)
         stop = threading.Event()
         watcher = threading.Thread(
-            target=_stop_at_end, args=(KafkaTransport({"bootstrap.servers": node.bootstrap}), load, stop), daemon=True
+            target=_stop_at_end, args=(KafkaTransport({"bootstrap.servers": broker.bootstrap}), load, stop), daemon=True
         )
         watcher.start()
         with Sampler() as sampler:
@@ -45,9 +45,10 @@ def main() -> None:
         watcher.join()
     tree = sampler.tree(within="Worker._feed")
     each = 1e6 / load.records
-    print(f"{tree.seconds * each:.1f} µs per record ({load.records / tree.seconds:,.0f} records/s)")
-    for depth, name, seconds in tree.lines(least=arguments.least / each):
-        print(f"{seconds * each:7.2f}  {'  ' * depth}{name}")
+    print(f"{load.records / tree.wall:,.0f} records/s; microseconds per record, wall and processor:")
+    print(f"{tree.wall * each:7.2f} {tree.cpu * each:7.2f}")
+    for depth, name, node in tree.lines(least=arguments.least / each):
+        print(f"{node.wall * each:7.2f} {node.cpu * each:7.2f}  {'  ' * depth}{name}")
 
 
 def _stop_at_end(transport: KafkaTransport, load: Load, stop: threading.Event) -> None:
