@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import orjson
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from service.errors import Fenced, OperatorActionRequired
 from service.transport.interface import Partition, TopicDescription
 from service.transport.memory import Fault
+from service.transport.partitioning import partition_of
 from tests.applications import chunk
 from tests.cluster import PARTITIONS, Cluster, applications
 
@@ -18,6 +21,12 @@ def cluster() -> Cluster:
     cluster = Cluster(applications())
     cluster.start("one")
     return cluster
+
+
+def same_partition(count: int) -> list[bytes]:
+    """Keys that share partition 0."""
+    keys = (b"key-%d" % number for number in itertools.count())
+    return list(itertools.islice((key for key in keys if partition_of(key, PARTITIONS) == 0), count))
 
 
 def audited(cluster: Cluster) -> int:
@@ -127,6 +136,27 @@ def test_dirty_streams_are_snapshotted_in_time_even_without_input(cluster: Clust
     cluster.now += cluster.config.state.snapshot_every
     cluster.work(turns=2)
     assert [key for key, _, _ in cluster.read("app.snapshots")] == [b"a"]
+
+
+def test_replay_skips_what_a_snapshot_contains(cluster: Cluster) -> None:
+    """`old` is snapshotted while `new`, which became dirty later, holds the replay range open below `old`'s position."""
+    old, new = same_partition(2)
+    cluster.produce(old, 7)
+    cluster.work(turns=3)
+    cluster.now += 1.0
+    cluster.produce(new, 7)
+    cluster.produce(old, 7)
+    cluster.work(turns=2)
+    cluster.produce(old, 7)
+    cluster.work(turns=2)
+    assert [key for key, _, _ in cluster.read("app.snapshots")] == [old]
+    committed = cluster.log.group("app").committed[Partition("in", 0)]
+    assert (committed.offset, orjson.loads(committed.metadata)["replay_from"]) == (4, 1)
+    cluster.crash("one")
+    cluster.produce(old, 7)
+    cluster.start("one")
+    cluster.work()
+    assert audited(cluster) == 5
 
 
 def test_an_ended_stream_leaves_a_tombstone_where_it_had_a_snapshot(cluster: Cluster) -> None:
