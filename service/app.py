@@ -130,6 +130,6 @@ def check_topics(config: Config, transport: Transport) -> int:
     """The input's partition count. Raises `OperatorActionRequired` where a topic is missing or wrong."""
     partitions, problems, missing = topic_problems(config, transport)
     if problems:
-        way_out = "penstock topics CONFIG --create makes what is missing" if missing else "mend the topics before the next start"
-        raise OperatorActionRequired(f"{'; '.join(problems)}. {way_out[0].upper()}{way_out[1:]}.")
+        way_out = "Create what is missing: penstock topics CONFIG --create" if missing else "Mend the topics before the next start"
+        raise OperatorActionRequired(f"{'; '.join(problems)}. {way_out}.")
     return partitions
