@@ -37,6 +37,10 @@ class Operator(ABC):
         """The lowest input index that output elements from `first` on read; monotonic."""
         return first
 
+    def reads_until(self, last: Frames) -> Frames:
+        """The highest input index that output elements up to `last` read."""
+        return last
+
     def legal(self, *totals: Frames) -> Flags:
         """Where the offline module accepts inputs of these lengths."""
         return np.asarray(np.all([total == totals[0] for total in totals], axis=0))
@@ -116,6 +120,9 @@ class Windowed(Operator):
 
     def needs(self, first: Frames) -> Frames:
         return first * self.window.stride + self.window.offsets[0]
+
+    def reads_until(self, last: Frames) -> Frames:
+        return last * self.window.stride + self.window.offsets[-1]
 
     @property
     def reach(self) -> int:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from service.errors import StreamLengthError
-from service.streaming import snapshot
+from service.streaming import report, snapshot
 from service.streaming.arena import State, Store
 from service.streaming.checks import check_chunks, check_slots
 from service.streaming.fingerprint import fingerprint, state_fingerprint
@@ -76,6 +76,16 @@ class Program:
         return self.plan.tails[0]
 
     @property
+    def receptive_field(self) -> int | None:
+        """How many input frames one output depends on; None when a recurrence remembers all of them."""
+        return report.receptive_field(self.graph)
+
+    @property
+    def delay(self) -> int:
+        """How many input frames after an output's own frame it comes out, at most."""
+        return report.delay(self.graph)
+
+    @property
     def decimation(self) -> float:
         """Input frames per output."""
         ready = self.output.timeline.ready
@@ -86,6 +96,10 @@ class Program:
         rings = sum(depth * self.graph.values[index].channels for index, depth in self.plan.depth.items())
         hidden = sum(step.node.operator.initial.numel() for step in self.steps if isinstance(step.node.operator, Recurrence))
         return (rings + hidden) * self.dtype.itemsize + torch.int64.itemsize
+
+    def describe(self) -> str:
+        """The graph as a table."""
+        return report.describe(self.plan)
 
     @overload
     def ready(self, n: int) -> int: ...

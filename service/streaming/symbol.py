@@ -38,20 +38,20 @@ class Extent:
     """A size that is not known at conversion: the batch size, or the length of a value."""
 
     def __init__(self, trace: Trace, view: View | None) -> None:
-        self.trace = trace
-        self.view = view
+        self.tracing = trace
+        self.reads = view
 
     @property
     def name(self) -> str:
-        return "batch size" if self.view is None else "length"
+        return "batch size" if self.reads is None else "length"
 
     def _same(self, other: Extent) -> bool:
-        if self.view is None or other.view is None:
-            return self.view is other.view
-        return self.view.timeline.total == other.view.timeline.total
+        if self.reads is None or other.reads is None:
+            return self.reads is other.reads
+        return self.reads.timeline.total == other.reads.timeline.total
 
     def _refuse(self, use: str) -> NoReturn:
-        self.trace.refuse(
+        self.tracing.refuse(
             f"the {self.name} of a value",
             f"The {self.name} of a stream is not known while it runs, so it cannot be {use}. Write the network so that its result "
             f"at a frame does not depend on the {self.name}.",
@@ -86,7 +86,10 @@ Extent.__index__ = _refusing("used as a number")  # type: ignore[attr-defined]
 
 
 class Symbol:
-    """Stands for a tensor `[B, C, T]` or `[B, T, C]` while a module is traced."""
+    """Stands for a tensor `[B, C, T]` or `[B, T, C]` while a module is traced.
+
+    Its own attributes have names that tensors do not have, since all others mean the tensor's.
+    """
 
     dtype = torch.float32
     device = torch.device("cpu")
@@ -94,14 +97,14 @@ class Symbol:
     is_sparse = is_nested = is_quantized = is_complex = is_cuda = False
 
     def __init__(self, trace: Trace, view: View, layout: Layout) -> None:
-        self.trace = trace
-        self.view = view
-        self.layout = layout
+        self.tracing = trace
+        self.reads = view
+        self.dims = layout
         trace.symbols.add(self)
 
     @property
     def channels(self) -> int:
-        return self.view.channels
+        return self.reads.channels
 
     @property
     def ndim(self) -> int:
@@ -112,38 +115,38 @@ class Symbol:
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        sizes: list[Any] = [Extent(self.trace, None), self.channels, self.channels]
-        sizes[self.layout.time_dim] = Extent(self.trace, self.view)
+        sizes: list[Any] = [Extent(self.tracing, None), self.channels, self.channels]
+        sizes[self.dims.time_dim] = Extent(self.tracing, self.reads)
         return tuple(sizes)
 
     def size(self, dim: int | None = None) -> Any:
         return self.shape if dim is None else self.shape[dim]
 
-    def with_view(self, view: View) -> Symbol:
-        return Symbol(self.trace, view, self.layout)
+    def reading(self, view: View) -> Symbol:
+        return Symbol(self.tracing, view, self.dims)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        trace = next(symbols_in([*args, *(kwargs or {}).values()])).trace
+        trace = next(symbols_in([*args, *(kwargs or {}).values()])).tracing
         return trace.call(function.__name__, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or not hasattr(Tensor, name):
             raise AttributeError(name)
         if not callable(getattr(Tensor, name)):
-            return self.trace.call(name, (self,), {})
-        return lambda *args, **kwargs: self.trace.call(name, (self, *args), kwargs)
+            return self.tracing.call(name, (self,), {})
+        return lambda *args, **kwargs: self.tracing.call(name, (self, *args), kwargs)
 
     def __iter__(self) -> NoReturn:
-        self.trace.refuse("a loop over a tensor", "Use operations on whole tensors.")
+        self.tracing.refuse("a loop over a tensor", "Use operations on whole tensors.")
 
 
 def _branch(self: Symbol) -> NoReturn:
-    self.trace.refuse("a branch on data", "Which way it goes would differ from frame to frame; use torch.where.")
+    self.tracing.refuse("a branch on data", "Which way it goes would differ from frame to frame; use torch.where.")
 
 
 def _length(self: Symbol) -> NoReturn:
-    self.trace.refuse("the batch size", "Streams are batched freely; the network cannot depend on it.")
+    self.tracing.refuse("the batch size", "Streams are batched freely; the network cannot depend on it.")
 
 
 Symbol.__bool__ = _branch  # type: ignore[attr-defined]
@@ -151,7 +154,7 @@ Symbol.__len__ = _length  # type: ignore[attr-defined]
 
 
 def _method(name: str) -> Callable[..., Any]:
-    return lambda self, *args: self.trace.call(name, (self, *args), {})
+    return lambda self, *args: self.tracing.call(name, (self, *args), {})
 
 
 for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "floordiv", "mod"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import linecache
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +25,9 @@ from service.streaming.numerics import Numerics
 from service.streaming.operator import Operator
 from service.streaming.symbol import Layout, Symbol
 
-_OWN = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+OWN = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+"""Where code lies that is not the user's."""
+LONGEST_LINE = 160
 
 
 class Trace:
@@ -50,21 +53,23 @@ class Trace:
         except NotStreamable:
             raise
         except Exception as error:
+            lines = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_own(frame.filename)]
+            at = f", {lines[-1].filename}:{lines[-1].lineno}: {lines[-1].line}" if lines else ""
             raise NotStreamable(
-                f"{self.where()}: tracing the module raised {type(error).__name__}: {error}. {DEFAULT_REMEDY}"
+                f"{self.where()}{at}: tracing the module raised {type(error).__name__}: {error}. {DEFAULT_REMEDY}"
             ) from error
         if isinstance(result, tuple | list) and len(result) == 1:
             (result,) = result
         if not isinstance(result, Symbol):
             self.refuse(f"an output of type {type(result).__name__}", "Return one tensor [B, C, T], computed from the input.")
-        if result.layout is not self.layout:
+        if result.dims is not self.layout:
             self.refuse("an output in another layout than the input", f"Transpose it back to {self.layout.value}.")
         for name, buffer in self._module.named_buffers():
             if name not in before or not torch.equal(buffer, before[name]):
                 self.refuse(f"buffer {name!r}, which forward changes,", "A module's result must depend on its input alone.")
         if not torch.equal(chance, torch.get_rng_state()):
             self.refuse("a random number", "A module's result must depend on its input alone.")
-        self.graph.finish(result.view, self.where())
+        self.graph.finish(result.reads, self.where())
         return self.graph
 
     def _follow(self, name: str, child: nn.Module) -> None:
@@ -97,19 +102,19 @@ class Trace:
         return self._overwrite(args[0], result) if in_place else result
 
     def _overwrite(self, target: Symbol, result: Symbol) -> Symbol:
-        others = [symbol for symbol in self.symbols if symbol is not target and symbol.view.value is target.view.value]
+        others = [symbol for symbol in self.symbols if symbol is not target and symbol.reads.value is target.reads.value]
         if [symbol for symbol in others if symbol is not result]:
             self.refuse(
                 "an in-place change of a tensor that is visible through another view",
                 "Use the operation that returns a new tensor.",
             )
-        target.view, target.layout = result.view, result.layout
+        target.reads, target.dims = result.reads, result.dims
         return target
 
     def add(self, operator: Operator, inputs: Sequence[Symbol]) -> Symbol:
         """A new node; the result has the layout of the first input."""
-        view = self.graph.add(operator, [symbol.view for symbol in inputs], self.where())
-        return inputs[0].with_view(view)
+        view = self.graph.add(operator, [symbol.reads for symbol in inputs], self.where())
+        return inputs[0].reading(view)
 
     def refuse(self, what: str, remedy: str) -> NoReturn:
         """Raises NotStreamable for `what`, at the line that is being traced."""
@@ -124,9 +129,12 @@ class Trace:
         frame = sys._getframe(1)
         while frame.f_back is not None and not frame.f_code.co_qualname.startswith("Trace.run"):
             file = frame.f_code.co_filename
-            if not file.startswith(_OWN) and not file.startswith("<"):
-                line = linecache.getline(file, frame.f_lineno).strip()
-                parts.append(f"{file}:{frame.f_lineno}: {line}")
+            if not _is_own(file):
+                parts.append(f"{file}:{frame.f_lineno}: {linecache.getline(file, frame.f_lineno).strip()[:LONGEST_LINE]}")
                 break
             frame = frame.f_back
         return ", ".join(parts) or "the network"
+
+
+def _is_own(file: str) -> bool:
+    return file.startswith((*OWN, "<"))

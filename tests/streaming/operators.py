@@ -95,7 +95,9 @@ def max_pool(draw: Any) -> Case:
 def padding(draw: Any) -> Case:
     left, right, value = draw(st.integers(-2, 4)), draw(st.integers(-2, 4)), draw(st.sampled_from([0.0, 0.0, 1.5]))
     channels = draw(CHANNELS)
-    after: nn.Module = draw(st.sampled_from([nn.Identity(), nn.ReLU(), nn.MaxPool1d(2, 1, 1), nn.Conv1d(channels, 2, 3, padding=1)]))
+    after: nn.Module = draw(
+        st.sampled_from([nn.Identity(), nn.ReLU(), nn.MaxPool1d(2, 1, 1), nn.Conv1d(channels, 2, 3, padding=1)])
+    )
     return nn.Sequential(Function(lambda x: F.pad(x, (left, right), value=value)), after), channels
 
 
@@ -134,7 +136,9 @@ def long_lag(draw: Any) -> Case:
     """A skip around a deep, strided-and-dilated branch, and one value with several readers."""
     channels = draw(CHANNELS)
     first = nn.Conv1d(channels, channels, 3, padding=1)
-    deep = nn.Sequential(nn.Conv1d(channels, channels, 5, padding=8, dilation=4), nn.Sigmoid(), nn.Conv1d(channels, channels, 3, padding=1))
+    deep = nn.Sequential(
+        nn.Conv1d(channels, channels, 5, padding=8, dilation=4), nn.Sigmoid(), nn.Conv1d(channels, channels, 3, padding=1)
+    )
 
     def forward(x: Tensor) -> Tensor:
         y = first(x)

@@ -91,7 +91,7 @@ class Softmax(Pointwise):
 
 @lowers("linear")
 def linear(trace: Trace, symbol: Symbol, weight: Tensor, bias: Tensor | None = None) -> Symbol:
-    if symbol.layout is not Layout.BTC:
+    if symbol.dims is not Layout.BTC:
         trace.refuse("Linear over time", "Transpose to [B, T, C] first, or use a Conv1d.")
     if symbol.channels != weight.shape[1]:
         trace.refuse(
@@ -114,7 +114,7 @@ def batch_norm(
 ) -> Symbol:
     if training or running_mean is None or running_var is None:
         trace.refuse("BatchNorm with the statistics of the batch", "Use track_running_stats=True and eval mode.")
-    if symbol.layout is not Layout.BCT:
+    if symbol.dims is not Layout.BCT:
         trace.refuse("BatchNorm over another dimension than channels", "Give it [B, C, T].")
     scale = 1.0 / torch.sqrt(running_var + eps)
     if weight is not None:
@@ -134,7 +134,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Symbol:
-    if symbol.layout is not Layout.BTC or tuple(normalized_shape) != (symbol.channels,):
+    if symbol.dims is not Layout.BTC or tuple(normalized_shape) != (symbol.channels,):
         trace.refuse("LayerNorm over time", "Normalise the channels of a frame: transpose to [B, T, C] first.")
     return trace.add(LayerNorm(symbol.channels, weight, bias, eps), [symbol])
 
@@ -142,7 +142,7 @@ def layer_norm(
 def _lower_softmax(name: str) -> None:
     @lowers(name)
     def lowering(trace: Trace, symbol: Symbol, dim: int | None = None, *args: object, **kwargs: object) -> Symbol:
-        if dim is None or dim % 3 != symbol.layout.channel_dim:
+        if dim is None or dim % 3 != symbol.dims.channel_dim:
             trace.refuse(f"{name} over time or batch", "Take it over channels, or run the network per window.")
         return trace.add(Softmax(name, symbol.channels), [symbol])
 

@@ -116,16 +116,14 @@ _lower_binary("minimum", torch.minimum)
 
 
 def joined_channels(trace: Trace, name: str, a: Symbol, b: Symbol) -> int:
-    if a.layout is not b.layout or (a.channels != b.channels and 1 not in (a.channels, b.channels)):
-        trace.refuse(
-            f"{name} of {a.channels} and {b.channels} channels in {a.layout.value} and {b.layout.value}", "Make them alike."
-        )
+    if a.dims is not b.dims or (a.channels != b.channels and 1 not in (a.channels, b.channels)):
+        trace.refuse(f"{name} of {a.channels} and {b.channels} channels in {a.dims.value} and {b.dims.value}", "Make them alike.")
     return max(a.channels, b.channels)
 
 
 def check_rates(trace: Trace, name: str, symbols: Sequence[Symbol]) -> None:
     """Joined values advance alike, and agree in length for some streams at least."""
-    totals = [symbol.view.timeline.total for symbol in symbols]
+    totals = [symbol.reads.timeline.total for symbol in symbols]
     first = totals[0]
     for other in totals[1:]:
         if first.gain * other.period != other.gain * first.period:
@@ -144,7 +142,7 @@ def per_channel(trace: Trace, symbol: Symbol, constant: Any) -> Constant:
     if constant.numel() == 1:
         return float(constant)
     shape = [1] * (3 - constant.ndim) + list(constant.shape)
-    channel = symbol.layout.channel_dim
+    channel = symbol.dims.channel_dim
     others = [size for dim, size in enumerate(shape) if dim != channel]
     if len(shape) != 3 or any(size != 1 for size in others) or (symbol.channels not in (1, shape[channel])):
         trace.refuse(f"arithmetic with a constant {list(constant.shape)}", "A constant may vary over channels only, [C, 1].")
@@ -153,9 +151,9 @@ def per_channel(trace: Trace, symbol: Symbol, constant: Any) -> Constant:
 
 @lowers("cat", "concat", "concatenate")
 def cat(trace: Trace, tensors: Sequence[Symbol], dim: int = 0) -> Symbol:
-    if not all(isinstance(tensor, Symbol) for tensor in tensors) or len({tensor.layout for tensor in tensors}) != 1:
+    if not all(isinstance(tensor, Symbol) for tensor in tensors) or len({tensor.dims for tensor in tensors}) != 1:
         trace.refuse("cat with constants or of mixed layouts", "Concatenate values of one layout; pad with F.pad.")
-    if dim % 3 != tensors[0].layout.channel_dim:
+    if dim % 3 != tensors[0].dims.channel_dim:
         trace.refuse("cat over time or batch", "Concatenate channels; to pad, use F.pad.")
     check_rates(trace, "cat", tensors)
     return trace.add(Concatenation(sum(tensor.channels for tensor in tensors)), list(tensors))
@@ -178,7 +176,7 @@ def chunk(trace: Trace, symbol: Symbol, chunks: int, dim: int = 0) -> tuple[Symb
 
 def parts(trace: Trace, symbol: Symbol, sizes: int | Sequence[int], dim: int) -> tuple[Symbol, ...]:
     """A value cut into pieces of `sizes` channels."""
-    if dim % 3 != symbol.layout.channel_dim:
+    if dim % 3 != symbol.dims.channel_dim:
         trace.refuse("split over time or batch", "Split channels.")
     if isinstance(sizes, int):
         sizes = [min(sizes, symbol.channels - first) for first in range(0, symbol.channels, sizes)]

@@ -77,7 +77,7 @@ def conv1d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Symbol:
-    if not isinstance(symbol, Symbol) or isinstance(weight, Symbol) or symbol.layout is not Layout.BCT:
+    if not isinstance(symbol, Symbol) or isinstance(weight, Symbol) or symbol.dims is not Layout.BCT:
         trace.refuse("conv1d over another dimension than time, or with computed weights", "Give it [B, C, T] and constant weights.")
     if symbol.channels != weight.shape[1] * groups:
         trace.refuse(
@@ -89,8 +89,8 @@ def conv1d(
         sides = (both // 2, both - both // 2)
     else:
         sides = (one(padding), one(padding))
-    if any(sides) and not symbol.view.may_read(0.0):
-        symbol = symbol.with_view(trace.graph.settled(symbol.view, trace.where()))
+    if any(sides) and not symbol.reads.may_read(0.0):
+        symbol = symbol.reading(trace.graph.settled(symbol.reads, trace.where()))
     return trace.add(Convolution(weight, bias, stride, sides, dilation, groups, trace.numerics), [symbol])
 
 

@@ -153,6 +153,13 @@ def same(trace: Trace, symbol: Symbol, *args: Any, **kwargs: Any) -> Symbol:
     return symbol
 
 
+@lowers("to", "type")
+def converted(trace: Trace, symbol: Symbol, target: Any) -> Symbol:
+    if target not in (torch.float32, symbol.device, "cpu"):
+        trace.refuse(f"a conversion to {target}", "Programs run in float32 on the device of their state.")
+    return symbol
+
+
 PER_WINDOW = "It needs the whole stream before its first output; run it per window."
 refuses(
     PER_WINDOW, "mean", "sum", "std", "var", "max", "min", "amax", "amin", "norm", "argmax", "median", "flip", "roll", "fft", "sort"

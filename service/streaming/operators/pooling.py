@@ -112,10 +112,10 @@ def max_pool1d(
 
 
 def _add(trace: Trace, pool: Pool, symbol: Symbol) -> Symbol:
-    if symbol.layout is not Layout.BCT:
+    if symbol.dims is not Layout.BCT:
         trace.refuse("a pool over another dimension than time", "Give it [B, C, T].")
-    if not symbol.view.may_read(pool.window.fill):
-        symbol = symbol.with_view(trace.graph.settled(symbol.view, trace.where()))
+    if not symbol.reads.may_read(pool.window.fill):
+        symbol = symbol.reading(trace.graph.settled(symbol.reads, trace.where()))
     return trace.add(pool, [symbol])
 
 

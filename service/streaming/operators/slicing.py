@@ -24,7 +24,7 @@ def getitem(trace: Trace, symbol: Symbol, key: Any) -> Symbol:
     keys = rest[:place] + [EVERYTHING] * (3 - len(rest)) + rest[place:]
     if not _is_everything(keys[0]):
         trace.refuse("a slice of the batch", "Streams are batched freely; slice channels or time.")
-    channels, time = keys[symbol.layout.channel_dim], keys[symbol.layout.time_dim]
+    channels, time = keys[symbol.dims.channel_dim], keys[symbol.dims.time_dim]
     if not _is_everything(channels):
         symbol = part(trace, symbol, channels)
     return symbol if _is_everything(time) else crop(trace, symbol, time)
@@ -41,20 +41,20 @@ def crop(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
         trace.refuse(
             f"a slice of time that begins at {kept.start!r}", "Only a fixed number of elements can be cut off the beginning."
         )
-    view = symbol.view
-    if isinstance(stop, Extent) and stop.view is not None:
-        view = view.limited(stop.view.timeline.total)
+    view = symbol.reads
+    if isinstance(stop, Extent) and stop.reads is not None:
+        view = view.limited(stop.reads.timeline.total)
     elif stop is not None and (not isinstance(stop, int) or stop >= 0):
         trace.refuse(f"a slice of time that ends at {stop!r}", "Cut a fixed number of elements off the end, [..., :-b].")
     if first or isinstance(stop, int):
         view = view.cropped(first, -stop if isinstance(stop, int) else 0)
-    symbol = symbol.with_view(view)
+    symbol = symbol.reading(view)
     return symbol if step == 1 else trace.add(Select(view, step), [symbol])
 
 
 @lowers("narrow")
 def narrow(trace: Trace, symbol: Symbol, dim: int, start: int, length: int) -> Symbol:
-    if dim % 3 != symbol.layout.channel_dim:
+    if dim % 3 != symbol.dims.channel_dim:
         trace.refuse("narrow over time or batch", "Slice time with [..., a:-b].")
     return part(trace, symbol, slice(start, start + length))
 
@@ -62,7 +62,7 @@ def narrow(trace: Trace, symbol: Symbol, dim: int, start: int, length: int) -> S
 @lowers("pad")
 def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Symbol:
     sides = list(pad) + [0] * (6 - len(pad))
-    time = 2 * (2 - symbol.layout.time_dim)
+    time = 2 * (2 - symbol.dims.time_dim)
     if not all(isinstance(side, int) for side in sides):
         trace.refuse("padding by an amount that depends on the length", "Pad by fixed amounts.")
     left, right = sides[time : time + 2]
@@ -71,7 +71,7 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
     if mode != "constant":
         trace.refuse(f"{mode} padding", "Pad with zeros (padding_mode='zeros'), or run the network per window.")
     fill = float(value or 0.0)
-    view = symbol.view
+    view = symbol.reads
     if left < 0 or right < 0:
         first, last = max(0, -left), max(0, -right)
         trace.graph.require(lambda t: t >= first + last, view.timeline.total, reach=first + last + 1)
@@ -81,14 +81,14 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
         if not view.may_read(fill):
             view = trace.graph.settled(view, trace.where())
         view = view.padded(left, right, fill)
-    return symbol.with_view(view)
+    return symbol.reading(view)
 
 
 @lowers("transpose", "swapaxes", "swapdims")
 def transpose(trace: Trace, symbol: Symbol, first: int, second: int) -> Symbol:
     if {first % 3, second % 3} != {1, 2}:
         trace.refuse("a transpose of the batch dimension", "Transpose channels and time only.")
-    return Symbol(trace, symbol.view, symbol.layout.swapped)
+    return Symbol(trace, symbol.reads, symbol.dims.swapped)
 
 
 @lowers("permute")
@@ -98,9 +98,9 @@ def permute(trace: Trace, symbol: Symbol, *dims: Any) -> Symbol:
         return symbol
     if order != [0, 2, 1]:
         trace.refuse(f"permute to {order}", "Permute channels and time only.")
-    return Symbol(trace, symbol.view, symbol.layout.swapped)
+    return Symbol(trace, symbol.reads, symbol.dims.swapped)
 
 
 @lowers("mT")
 def matrix_transpose(trace: Trace, symbol: Symbol) -> Symbol:
-    return Symbol(trace, symbol.view, symbol.layout.swapped)
+    return Symbol(trace, symbol.reads, symbol.dims.swapped)

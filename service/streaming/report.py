@@ -1,0 +1,69 @@
+"""What a person wants to know of a program: receptive field, delay, and the graph as a table."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from service.streaming.graph import Graph, Value, View
+from service.streaming.operator import Recurrence, Windowed
+from service.streaming.plan import Plan
+from service.streaming.timeline import Frames
+
+
+def receptive_field(graph: Graph) -> int | None:
+    """The most input frames from the first to the last that one output depends on; None when it remembers all of them."""
+    output = graph.output
+    assert output is not None
+    if any(isinstance(node.operator, Recurrence) for node in graph.nodes):
+        return None
+    # Far from the beginning; the pattern of windows repeats after as many outputs as a period makes.
+    first = np.arange(output.timeline.ready.gain, dtype=np.int64) + 1_000_000 * output.timeline.ready.gain
+    reads: dict[int, tuple[Frames, Frames]] = {output.index: (first, first)}
+    for node in reversed(graph.nodes):
+        low, high = reads[node.output.index]
+        for view in node.inputs:
+            below, above = node.operator.needs(low) + view.shift, node.operator.reads_until(high) + view.shift
+            known = reads.get(view.value.index, (below, above))
+            reads[view.value.index] = np.minimum(known[0], below), np.maximum(known[1], above)
+    low, high = reads[graph.input.index]
+    return int((high - low).max()) + 1
+
+
+def delay(graph: Graph) -> int:
+    """The most input frames that come between the frame at an output's own time and the one that makes it ready."""
+    output = graph.output
+    assert output is not None
+    ready = output.timeline.ready
+    frames = np.arange(1, ready.settled + 2 * ready.period + 1, dtype=np.int64)
+    made, before = ready.numpy(frames), ready.numpy(frames - 1)
+    oldest = before * ready.period // ready.gain
+    return max(0, int((frames - 1 - oldest)[made > before].max()))
+
+
+def describe(plan: Plan) -> str:
+    """One line per node: what it is, what it reads, channels and rate of its output, and the rows it makes the arena keep."""
+    lines = [("node", "operator", "reads", "channels", "rate", "ring rows", "from")]
+    lines.append(("0", "input", "", str(plan.graph.channels), "1", str(plan.depth.get(0, 0)), ""))
+    for node in plan.graph.nodes:
+        operator = node.operator
+        name = operator.name
+        if isinstance(operator, Windowed):
+            name += f" window {len(operator.window.offsets)} stride {operator.window.stride}"
+        ring = str(plan.depth.get(node.output.index, 0))
+        reads = ", ".join(_reading(view) for view in node.inputs)
+        rate = _rate(node.output)
+        lines.append((str(node.output.index), name, reads, str(operator.channels), rate, ring, node.where))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _reading(view: View) -> str:
+    shifted = f"[{view.shift:+d}]" if view.shift else ""
+    padded = f" padded with {view.fill:g}" if view.fill is not None else ""
+    return f"{view.value.index}{shifted}{padded}"
+
+
+def _rate(value: Value) -> str:
+    return str(Fraction(value.timeline.ready.gain, value.timeline.ready.period))
