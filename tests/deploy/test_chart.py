@@ -10,6 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from service.config import load
+
 KUBERNETES = "1.34.0"
 Objects = dict[str, dict[str, Any]]
 
@@ -153,3 +155,15 @@ def test_pods_of_one_name_are_refused(helm: str, root: Path, tmp_path: Path) -> 
     done = call(helm, "template", "pumps", root / "helm", "--kube-version", KUBERNETES, "--set-file", f"config={fixed}")
     assert done.returncode != 0
     assert "config needs `instance: ${HOSTNAME}`" in done.stderr
+
+
+def test_the_default_configuration_is_the_demos(root: Path, tmp_path: Path) -> None:
+    demo = root / "service" / "demo"
+    text = yaml.safe_load((root / "helm" / "values.yaml").read_text())["config"]
+    default = tmp_path / "default.yaml"
+    default.write_text(text.replace("/opt/penstock/demo", str(demo)))
+    found = load(default, environment={"HOSTNAME": "pumps-0"})
+    wanted = load(demo / "pumps.yaml", environment={})
+    same = {"inputs", "model", "normalization", "postprocess", "output", "app"}
+    assert found.model_dump(include=same) == wanted.model_dump(include=same)
+    assert found.instance == "pumps-0"
