@@ -101,9 +101,11 @@ class Source(Protocol):
     def start(self, partition: Partition, offset: int) -> None:
         """Deliver from `offset` on, whatever was delivered before, even if paused before."""
 
-    def pause(self, partitions: Sequence[Partition]) -> None: ...
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        """Deliver nothing of these until `resume`, then go on where it was. Does nothing to those that are not started."""
 
-    def resume(self, partitions: Sequence[Partition]) -> None: ...
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        """Does nothing to those that are not started."""
 
     def committed(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Committed | None]:
         """The group's stable committed offsets; None where it never committed one. Raises `OffsetsPending` while an open

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -78,6 +79,54 @@ def test_a_partition_that_went_over_is_not_delivered_any_more(any_cluster: Clust
 
     second.until(note)
     assert all(delivered <= owned for delivered, owned in seen)
+
+
+@pytest.mark.broker
+def test_a_partition_that_stays_loses_no_record_when_the_listener_fails(kafka: KafkaNode, members: Members) -> None:
+    first, second, stays = running_while_a_second_member_joins(KafkaCluster(kafka, "consumer"), members)
+
+    class Complaint(Exception):
+        pass
+
+    def complain(partitions: Sequence[Partition]) -> None:
+        raise Complaint
+
+    first.follower.on_revoked = complain
+    with pytest.raises(Complaint):
+        second.until(lambda: not first.poll(max_records=10) and False)
+    first.until(lambda: len(first.offsets(stays(first).partition)) == 500)
+    assert first.offsets(stays(first).partition) == list(range(500))
+
+
+@pytest.mark.broker
+def test_a_start_from_inside_a_revocation_lets_nothing_stale_through(kafka: KafkaNode, members: Members) -> None:
+    first, second, stays = running_while_a_second_member_joins(KafkaCluster(kafka, "consumer"), members)
+
+    def start_again(partitions: Sequence[Partition]) -> None:
+        first.follower.owned.difference_update(partitions)
+        first.batches.clear()
+        first.source.start(stays(first), 3)
+
+    first.follower.on_revoked = start_again
+    second.until(lambda: bool(second.follower.owned) or (first.poll(max_records=10) and False))
+    first.until(lambda: len(first.offsets(stays(first).partition)) >= 497)
+    assert first.offsets(stays(first).partition) == list(range(3, 500))
+
+
+def running_while_a_second_member_joins(
+    cluster: KafkaCluster, members: Members
+) -> tuple[Member, Member, Callable[[Member], Partition]]:
+    """A member that is in the middle of two long partitions, one of which a second member will take."""
+    name, group = topic(cluster, 2), fresh("group")
+    for number in range(2):
+        publish(cluster, Partition(name, number), [b"x"] * 500)
+    first = members(cluster, group, [name], "one")
+    first.join()
+    for number in range(2):
+        first.source.start(Partition(name, number), 0)
+    while not first.poll(max_records=10):
+        pass
+    return first, members(cluster, group, [name], "two"), lambda member: next(iter(member.follower.owned))
 
 
 def test_the_rest_takes_over_what_a_leaving_member_had(any_cluster: Cluster, members: Members) -> None:
@@ -190,6 +239,8 @@ def test_a_session_that_ended_while_the_member_was_busy_is_no_takeover(kafka: Ka
             member.source.committed([Partition(name, 0)], 2.5)
     finally:
         kafka.resume()
-    member.source.committed([Partition(name, 0)], cluster.patience)
+    busy_until = time.monotonic() + 1.0  # in which librdkafka's own thread sends heartbeats
+    while time.monotonic() < busy_until:
+        member.source.committed([Partition(name, 0)], cluster.patience)
     member.until(lambda: len(member.follower.events) == 3)
     assert [kind for kind, _ in member.follower.events] == ["assigned", "lost", "assigned"]

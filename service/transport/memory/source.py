@@ -67,12 +67,12 @@ class MemorySource:
         self._positions[partition] = _Position(offset)
 
     def pause(self, partitions: Sequence[Partition]) -> None:
-        for partition in partitions:
-            self._positions[partition].paused = True
+        for position in self._running(partitions):
+            position.paused = True
 
     def resume(self, partitions: Sequence[Partition]) -> None:
-        for partition in partitions:
-            self._positions[partition].paused = False
+        for position in self._running(partitions):
+            position.paused = False
 
     def committed(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Committed | None]:
         with self._log.changed:
@@ -159,6 +159,9 @@ class MemorySource:
         self._owned = ()
         self._generation = -1
         self._positions.clear()
+
+    def _running(self, partitions: Sequence[Partition]) -> list[_Position]:
+        return [self._positions[partition] for partition in partitions if partition in self._positions]
 
     def _fetch(self, max_records: int) -> list[RecordBatch]:
         batches: list[RecordBatch] = []
