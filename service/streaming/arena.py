@@ -57,12 +57,18 @@ class State:
     """What a program remembers of all streams; changed in place by `step`, `thaw`, `rollback`, `reset` and `resize`.
 
     `frames [slots]` counts the frames each stream has fed; `stores` are the rings by value index, `hidden` the recurrences'
-    memories by node index.
+    memories by node index, `program` the fingerprint of the program that made it.
     """
 
     def __init__(
-        self, slots: int, device: torch.device, stores: dict[int, Store], hidden: dict[int, Float[Tensor, "slots S"]]
+        self,
+        program: str,
+        slots: int,
+        device: torch.device,
+        stores: dict[int, Store],
+        hidden: dict[int, Float[Tensor, "slots S"]],
     ) -> None:
+        self.program = program
         self.slots = slots
         self.device = device
         self.frames: Int64[Tensor, "slots"] = torch.zeros(slots, dtype=torch.int64, device=device)

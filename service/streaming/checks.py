@@ -9,8 +9,10 @@ from service.streaming.arena import State
 from service.streaming.ragged import Ragged
 
 
-def check_slots(state: State, slots: Tensor) -> None:
-    """`slots` are distinct rows of the arena, never the dummy slot."""
+def check_slots(state: State, slots: Tensor, program: str) -> None:
+    """`slots` are distinct rows of an arena that the program with this fingerprint made, never the dummy slot."""
+    if state.program != program:
+        raise ValueError(f"state belongs to program {state.program}; this is program {program}")
     _integers("slots", slots, state)
     if not len(slots):
         return

@@ -140,7 +140,7 @@ class Program:
             for step in self.steps
             if isinstance(step.node.operator, Recurrence)
         }
-        return State(slots, like.device, stores, hidden)
+        return State(self.fingerprint, slots, like.device, stores, hidden)
 
     def resize(self, state: State, slots: int) -> None:
         """Grows the arena in place to `slots` rows; every stream keeps its state."""
@@ -156,17 +156,17 @@ class Program:
 
     def reset(self, state: State, slots: Int64[Tensor, "B"]) -> None:
         """Forgets the streams in `slots`; the next frames there begin new ones."""
-        check_slots(state, slots)
+        check_slots(state, slots, self.fingerprint)
         self._forget(state, slots)
 
     def positions(self, state: State, slots: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
         """How many frames each stream has fed so far."""
-        check_slots(state, slots)
+        check_slots(state, slots, self.fingerprint)
         return state.frames.index_select(0, slots)
 
     def freeze(self, state: State, slots: Int64[Tensor, "B"]) -> list[bytes]:
         """One snapshot per slot: all that the stream's future depends on. The slots stay as they are."""
-        check_slots(state, slots)
+        check_slots(state, slots, self.fingerprint)
         return snapshot.freeze(self.plan, self.state_fingerprint, state, slots)
 
     def thaw(self, state: State, slots: Int64[Tensor, "B"], data: Sequence[bytes]) -> None:
@@ -174,7 +174,7 @@ class Program:
 
         Raises SnapshotMismatch, before anything changes, when one is damaged or belongs to a program with another state.
         """
-        check_slots(state, slots)
+        check_slots(state, slots, self.fingerprint)
         if len(data) != len(slots):
             raise ValueError(f"data has {len(data)} snapshots, slots has {len(slots)}")
         snapshot.thaw(self.plan, self.state_fingerprint, state, slots, data)
@@ -182,7 +182,7 @@ class Program:
 
     def checkpoint(self, state: State, slots: Int64[Tensor, "B"]) -> Checkpoint:
         """A picture in memory of the streams in `slots`, for `rollback`."""
-        check_slots(state, slots)
+        check_slots(state, slots, self.fingerprint)
         return snapshot.take(self.plan, state, slots)
 
     def rollback(self, state: State, checkpoint: Checkpoint) -> None:
@@ -201,7 +201,7 @@ class Program:
         absolute index of each stream's first row. Raises ValueError for arguments that do not fit and StreamLengthError for streams
         that end at a length at which the offline module raises, both before any state changes.
         """
-        check_slots(state, slots)
+        check_slots(state, slots, self.fingerprint)
         check_chunks(state, slots, chunks, final, self.channels, self.dtype)
         before = state.frames.index_select(0, slots)
         after = before + chunks.lengths

@@ -63,9 +63,10 @@ def depthwise(draw: Any) -> Case:
 @st.composite
 def strided_chain(draw: Any) -> Case:
     channels = draw(CHANNELS)
-    layers: list[nn.Module] = []
-    for _ in range(draw(st.integers(2, 3))):
-        layers.append(nn.Conv1d(channels, channels, draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(0, 2))))
+    layers = [
+        nn.Conv1d(channels, channels, draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(0, 2)))
+        for _ in range(draw(st.integers(2, 3)))
+    ]
     return nn.Sequential(*layers), channels
 
 

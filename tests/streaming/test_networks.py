@@ -1,0 +1,91 @@
+"""Whole networks, unmodified, and what their programs say of themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from service.postprocess import Detect, Normalize, Smooth
+from service.streaming import convert, verify
+from tests.streaming.networks import ChompedBlock, PaddedBlock, StridedWithMemory, UNet, tcn
+from tests.streaming.operators import weighted
+
+NETWORKS = {
+    "padded TCN": (tcn(PaddedBlock), 3),
+    "chomped TCN": (tcn(ChompedBlock), 3),
+    "skip and crop": (UNet(), 2),
+    "strided": (StridedWithMemory(), 3),
+    "whole service": (
+        nn.Sequential(Normalize([0.1, -0.2, 0.3], [1.0, 2.0, 0.5]), tcn(PaddedBlock), Smooth(0.1), Detect(0, 0.3, 0.1)),
+        3,
+    ),
+}
+FINITE = [name for name in NETWORKS if name != "whole service"]
+"""Those whose outputs depend on a bounded stretch of input."""
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_streams_a_whole_network(name: str) -> None:
+    module, channels = NETWORKS[name]
+    module = weighted(module, seed=3)
+    program = convert(module, channels, max_step=200)
+
+    for seed in range(3):
+        assert verify(program, module, seed=seed).bit_equal
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_the_receptive_field_is_what_gradients_reach(name: str) -> None:
+    module, channels = NETWORKS[name]
+    module = weighted(module, seed=1)
+    program = convert(module, channels)
+    frames = torch.randn(1, channels, 400, requires_grad=True)
+
+    outputs = module(frames)
+    widest = 0
+    for index in range(outputs.shape[-1] // 2, outputs.shape[-1] // 2 + 4):
+        (gradient,) = torch.autograd.grad(outputs[0, :, index].sum(), frames, retain_graph=True)
+        reached = gradient.abs().sum(1).flatten().nonzero().flatten()
+        widest = max(widest, int(reached[-1] - reached[0]) + 1)
+
+    assert program.receptive_field is not None
+    assert widest <= program.receptive_field
+    # A dead unit may hide the last frame from the gradient, hardly two.
+    assert widest >= program.receptive_field - 2
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_history_is_exactly_as_far_back_as_outputs_still_to_come_can_read(name: str) -> None:
+    module, channels = NETWORKS[name]
+    module = weighted(module, seed=1)
+    program = convert(module, channels)
+    furthest = 0
+    for fed in range(150, 170):
+        frames = torch.randn(1, channels, 400, requires_grad=True)
+        (gradient,) = torch.autograd.grad(module(frames)[..., program.ready(fed) :].sum(), frames)
+        reached = gradient.abs().sum(1).flatten().nonzero().flatten()
+        furthest = max(furthest, fed - int(reached[0]))
+
+    assert program.history - 2 <= furthest <= program.history
+
+
+def test_both_ways_of_writing_a_causal_convolution_keep_every_value_on_the_input_timeline() -> None:
+    for block in (PaddedBlock, ChompedBlock):
+        program = convert(tcn(block), 3)
+        assert program.delay == 0
+        assert program.decimation == 1
+        assert {node.output.timeline for node in program.graph.nodes} == {program.graph.input.timeline}
+
+
+def test_describe_names_every_operator_and_its_source() -> None:
+    table = convert(tcn(PaddedBlock, layers=2), 3).describe()
+
+    assert table.count("conv1d window 3") == 2
+    assert "networks.py" in table
+
+
+def test_bytes_per_slot_counts_every_ring() -> None:
+    program = convert(nn.Conv1d(3, 5, 9), 3)
+
+    assert program.bytes_per_slot == 8 * 3 * 4 + 8

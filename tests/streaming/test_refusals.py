@@ -1,0 +1,115 @@
+"""What cannot be streamed exactly is refused at conversion, by name, with the source line and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from service.streaming import NotStreamable, convert
+from tests.streaming.operators import Function
+
+MODULES = {
+    "group_norm": nn.GroupNorm(1, 4),
+    "instance_norm": nn.InstanceNorm1d(4),
+    "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d(1),
+    "softmax over time": nn.Softmax(-1),
+    "bidirectional LSTM": nn.LSTM(4, 4, bidirectional=True),
+    "TransformerEncoderLayer": nn.TransformerEncoderLayer(4, 1),
+    "statistics of the batch": nn.BatchNorm1d(4, track_running_stats=False),
+    "Linear over time": nn.Linear(4, 4),
+    "circular padding": nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"),
+}
+
+
+@pytest.mark.parametrize("message", MODULES)
+def test_a_module_is_refused_by_its_place_and_name(message: str) -> None:
+    network = nn.Sequential(nn.Conv1d(4, 4, 1), MODULES[message])
+
+    with pytest.raises(NotStreamable, match=rf"module '1[\w.]*' \({type(MODULES[message]).__name__}\)") as caught:
+        convert(network, 4)
+
+    assert message in str(caught.value)
+
+
+WEIGHT = torch.randn(4, 4, 2)
+FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
+    "mean over time": (lambda x: x - x.mean(-1, keepdim=True), "mean"),
+    "last frame": (lambda x: x[..., -1], "indexing"),
+    "first frames": (lambda x: x[..., :10], "ends at 10"),
+    "last frames": (lambda x: x[..., -10:], "begins at -10"),
+    "division by the length": (lambda x: x / x.shape[-1], "length"),
+    "branch on the length": (lambda x: x if x.shape[-1] > 5 else x * 2, "length"),
+    "loop over time": (lambda x: sum(x[..., t : t + 1] for t in range(x.shape[-1])), "length"),
+    "branch on data": (lambda x: x if x[:, :1] else -x, "branch on data"),
+    "flip": (lambda x: x.flip(-1), "flip"),
+    "random": (lambda x: x + torch.rand(1), "random"),
+    "cat over time": (lambda x: torch.cat([x, x], -1), "cat over time"),
+    "batch slice": (lambda x: x[:1], "batch"),
+    "dropout in training": (lambda x: F.dropout(x, 0.5), "dropout"),
+    "constant over time": (lambda x: x + torch.randn(4, 100), "constant"),
+    "doubles": (lambda x: x.double(), "double"),
+    "double constant": (lambda x: x * torch.ones(4, 1, dtype=torch.float64), "float64"),
+    "lengths that never agree": (lambda x: x + F.conv1d(x, WEIGHT), "never agree"),
+    "other rates": (lambda x: x + F.conv1d(x, WEIGHT, stride=2), "rates"),
+    "in place through a view": (lambda x: x.transpose(1, 2).relu_().transpose(1, 2) + x, "in-place"),
+    "two outputs": (lambda x: (x, x), "output of type tuple"),
+    "another layout": (lambda x: x.transpose(1, 2), "layout"),
+    "no such method": (lambda x: x.undefined(), "undefined"),
+    "reshape": (lambda x: x.view(x.shape[0], -1), "view"),
+    "cumulative sum": (lambda x: x.cumsum(-1), "cumsum"),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_is_refused_with_its_source_line(name: str) -> None:
+    function, message = FUNCTIONS[name]
+
+    with pytest.raises(NotStreamable) as caught:
+        convert(Function(function), 4)  # type: ignore[arg-type]
+
+    assert message in str(caught.value)
+    # What only shows in the result has no line of its own.
+    assert name in {"random", "two outputs", "another layout"} or "test_refusals.py:" in str(caught.value)
+
+
+def test_a_module_that_counts_its_calls_is_refused() -> None:
+    class Counting(nn.Module):
+        calls: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x * self.calls
+
+    module = Counting()
+    with pytest.raises(NotStreamable, match="buffer 'calls'"):
+        convert(module, 1)
+
+    assert module.calls == 0
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_traced_through() -> None:
+    class Causal(nn.Conv1d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(F.pad(input, (2, 0)))
+
+    assert convert(Causal(1, 1, 3), 1).delay == 0
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    module = nn.Sequential(nn.Conv1d(2, 2, 3), nn.Dropout(0.5)).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+
+    convert(module, 2)
+
+    assert module.training
+    assert not module[0]._forward_hooks
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert module(torch.randn(1, 2, 5)).requires_grad
