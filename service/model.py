@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -54,8 +55,18 @@ def build(config: Config) -> nn.Sequential:
 
 
 def program(config: Config, module: nn.Module) -> Program:
-    """The streaming form of `module`. Raises `NotStreamable`, which names the node."""
+    """The streaming form of `module`; sets the process's threads. Raises `NotStreamable`, which names the node."""
+    torch.set_num_threads(threads(config))
     return convert(module, channels=config.channels, numerics=config.numerics.value)
+
+
+def threads(config: Config) -> int:
+    """How many threads the network uses on the CPU. They enter the fingerprint: other sums, other bits.
+
+    A thread that has to share its core keeps all others waiting at the end of every operator; on two cores that a broker shares,
+    two threads took four times the processor time of one.
+    """
+    return config.threads or max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def device(config: Config) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from types import FrameType
@@ -35,6 +36,10 @@ def run(config: Config, transport: Transport, accept_fingerprint: bool = False) 
         fingerprint=application.fingerprint,
         bytes_per_key=application.program.bytes_per_slot,
     )
+    # Decoding makes many short-lived lists; without this, each batch has the collector walk all that torch has loaded.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
     metrics = Metrics()
     metrics.serve(config.metrics)
     application.worker(transport, metrics, accept_fingerprint).run(stop)

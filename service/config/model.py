@@ -283,7 +283,10 @@ class Metrics(Section):
 
 
 class Config(Section):
-    """Everything penstock is told. Group id, transactional id and internal topics start with `app`."""
+    """Everything penstock is told. Group id, transactional id and internal topics start with `app`.
+
+    `threads` is how many the network may use on the CPU; 0 leaves one core to the Kafka client and uses the others.
+    """
 
     app: Name
     instance: Name = "local"
@@ -300,6 +303,7 @@ class Config(Section):
     poll: Poll = Poll()
     limits: Limits = Limits()
     device: Annotated[str, StringConstraints(pattern=_DEVICE)] = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0
     numerics: Numerics = Numerics.EXACT
     log: Log = Log()
     metrics: Metrics = Metrics()
