@@ -69,11 +69,11 @@ class Reading:
     def _bases(self, out: Span, into: Span, turn: Turn, store: Store | None) -> tuple[Tensor, ...]:
         """Per element read: where the new rows begin in time, in the staging area, and where the slot's ring begins."""
         stage_at, ring_at, depth = (0, 0, 0) if store is None else (store.stage_at, store.ring_at, store.depth)
-        key = ("base", into, self.taps, ring_at, depth)
-        bases = out.bases.get(key)
+        key = (out, into, self.taps, ring_at, depth)
+        bases = turn.bases.get(key)
         if bases is None:
             owner = out.owner.repeat_interleave(self.taps) if self.taps > 1 else out.owner
-            bases = out.bases[key] = (
+            bases = turn.bases[key] = (
                 into.start.index_select(0, owner),
                 (into.offset - into.start + stage_at).index_select(0, owner),
                 (turn.slots * depth + ring_at).index_select(0, owner),

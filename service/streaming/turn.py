@@ -43,7 +43,8 @@ class Span:
     @cached_property
     def owner(self) -> Int64[Tensor, "M"]:
         """The stream of each packed row."""
-        return torch.repeat_interleave(self.lengths, output_size=self.rows)
+        # Counting where streams begin wakes no threads, which repeat_interleave does however small the batch is.
+        return torch.bincount(self.offset, minlength=self.rows + 1)[: self.rows].cumsum(0).sub_(1)
 
     @cached_property
     def index(self) -> Int64[Tensor, "M"]:
@@ -100,6 +101,8 @@ class Turn:
         self.before = before
         self.after = after
         self.final = final
+        # Kept here, not in a span: a span that its own entries name would live on until a garbage collection.
+        self.bases: dict[object, tuple[Tensor, ...]] = {}
         self._spans: dict[object, Span] = {}
         self._starts: dict[Count, Int64[Tensor, "B"]] = {}
 
