@@ -106,9 +106,10 @@ def _keeps_rows(policy: RowPolicy, depth: int, width: int, dtype: torch.dtype) -
     bias = torch.randn(width, generator=generator).to(dtype)
     room = torch.empty(PROBED_ROWS[-1] * width + 1, dtype=dtype)[1:].view(-1, width)
     reference = policy.product(rows, weight, bias, None)
-    for count in PROBED_ROWS:
-        for first in {0, min(3, rows.shape[0] - count), rows.shape[0] - count}:
-            result = policy.product(rows[first : first + count], weight, bias, room[:count])
-            if not torch.equal(result, reference[first : first + count]):
-                return False
+    for place, count in enumerate(PROBED_ROWS):
+        last = len(rows) - count
+        first = (0, min(3, last), last)[place % 3]
+        result = policy.product(rows[first : first + count], weight, bias, room[:count])
+        if not torch.equal(result, reference[first : first + count]):
+            return False
     return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -14,8 +16,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even k
 LENGTHS = st.lists(st.integers(1, 40), min_size=2, max_size=4)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors are tiny here; what several threads do to bits is the subject of test_numerics and test_networks."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("name", TABLE)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), lengths=LENGTHS, seed=st.integers(0, 2**20), max_step=st.sampled_from([5, 8192]))
 def test_streamed_is_offline_whatever_the_chunks_and_the_company(
     name: str, data: st.DataObject, lengths: list[int], seed: int, max_step: int
@@ -30,7 +41,7 @@ def test_streamed_is_offline_whatever_the_chunks_and_the_company(
 
 
 @pytest.mark.parametrize("name", TABLE)
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_stream_may_end_exactly_where_the_module_does_not_raise(name: str, data: st.DataObject) -> None:
     module, channels = data.draw(TABLE[name])
