@@ -30,9 +30,7 @@ class MovingSum:
     def offline(self, stream: OfferedStream) -> np.ndarray:
         x = stream.samples().astype(np.float64)[:, 0]
         return (
-            np.convolve(x, np.ones(TAPS), "valid").astype(np.float32)[:, None]
-            if len(x) >= TAPS
-            else np.zeros((0, 1), np.float32)
+            np.convolve(x, np.ones(TAPS), "valid").astype(np.float32)[:, None] if len(x) >= TAPS else np.zeros((0, 1), np.float32)
         )
 
     def streamed(self, offered: Sequence[OfferedStream]) -> list[np.ndarray]:
