@@ -134,8 +134,10 @@ class Follower:
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
         self.events.append(("revoked", sorted(partitions)))
-        self.on_revoked(partitions)
-        self.owned.difference_update(partitions)
+        try:
+            self.on_revoked(partitions)
+        finally:
+            self.owned.difference_update(partitions)
 
     def lost(self, partitions: Sequence[Partition]) -> None:
         self.events.append(("lost", sorted(partitions)))
