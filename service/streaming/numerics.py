@@ -48,7 +48,8 @@ class RowPolicy:
         step = self.tile or self.least
         padded = rows.new_zeros(-(-count // step) * step, rows.shape[1])
         padded[:count] = rows
-        result = torch.cat([torch.addmm(bias, part, weight) for part in torch.split(padded, step)])[:count]
+        parts = [torch.addmm(bias, part, weight) for part in torch.split(padded, step)]
+        result = (parts[0] if len(parts) == 1 else torch.cat(parts))[:count]
         return result if out is None else out.copy_(result)
 
 

@@ -180,6 +180,10 @@ class Program:
         snapshot.thaw(self.plan, self.state_fingerprint, state, slots, data)
         self._rebuild(state, slots)
 
+    def check(self, blob: bytes) -> None:
+        """Raises SnapshotMismatch where `thaw` would."""
+        snapshot.check(0, blob, self.state_fingerprint)
+
     def checkpoint(self, state: State, slots: Int64[Tensor, "B"]) -> Checkpoint:
         """A picture in memory of the streams in `slots`, for `rollback`."""
         check_slots(state, slots, self.fingerprint)

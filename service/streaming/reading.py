@@ -39,46 +39,41 @@ class Reading:
         return Windows(values, out, totals)
 
     def _gather(self, turn: Turn, out: Span, packed: Tensor, store: Store | None) -> Float[Tensor, "Mk C"]:
-        absolute = self.absolute(out)
+        absolute = self._absolute(turn, out)
         into = turn.span(self.view.value)
-        start, staged_at, ring_at = self._bases(out, into, turn, store)
-        rows = absolute + staged_at
+        rows = absolute + self._per_element(turn, out, "stage", into, into.to_stage)
         if store is None:
             return packed.index_select(0, rows)
+        rows.add_(store.stage_at)
         if store.depth:
-            in_ring = (absolute & (store.depth - 1)).add_(ring_at)
-            rows = torch.where(absolute >= start, rows, in_ring)
+            slot = self._per_element(turn, out, "slot", None, turn.slots)
+            in_ring = (absolute & (store.depth - 1)).add_(slot, alpha=store.depth).add_(store.ring_at)
+            is_new = absolute >= self._per_element(turn, out, "start", into, into.start)
+            rows = torch.where(is_new, rows, in_ring)
         if self.padded:
             outside = self._outside(turn, out, absolute)
             if outside is not None:
-                rows = rows.masked_fill_(outside, store.fills.index(self.fill))
+                rows.masked_fill_(outside, store.fills.index(self.fill))
         return store.rows.index_select(0, rows)
 
-    def absolute(self, out: Span) -> Int64[Tensor, "Mk"]:
+    def _absolute(self, turn: Turn, out: Span) -> Int64[Tensor, "Mk"]:
         """The index in the value of every element read, before bounds."""
-        key = ("index", self.window.stride, self.taps)
-        scaled = out.bases.get(key)
-        if scaled is None:
+        key = (out, "index", self.window.stride, self.taps)
+        index = turn.shared.get(key)
+        if index is None:
             index = out.index * self.window.stride if self.window.stride > 1 else out.index
-            scaled = out.bases[key] = (index.repeat_interleave(self.taps) if self.taps > 1 else index,)
-        if self._tiled.numel() < scaled[0].numel() or self._tiled.device != scaled[0].device:
-            offsets = torch.tensor(self.offsets, device=scaled[0].device)
-            self._tiled = offsets.repeat(2 * out.rows)
-        return scaled[0] + self._tiled[: scaled[0].numel()]
+            index = turn.shared[key] = _repeated(index, self.taps)
+        if self._tiled.numel() < index.numel() or self._tiled.device != index.device:
+            self._tiled = torch.tensor(self.offsets, device=index.device).repeat(2 * out.rows)
+        return index + self._tiled[: index.numel()]
 
-    def _bases(self, out: Span, into: Span, turn: Turn, store: Store | None) -> tuple[Tensor, ...]:
-        """Per element read: where the new rows begin in time, in the staging area, and where the slot's ring begins."""
-        stage_at, ring_at, depth = (0, 0, 0) if store is None else (store.stage_at, store.ring_at, store.depth)
-        key = (out, into, self.taps, ring_at, depth)
-        bases = turn.bases.get(key)
-        if bases is None:
-            owner = out.owner.repeat_interleave(self.taps) if self.taps > 1 else out.owner
-            bases = turn.bases[key] = (
-                into.start.index_select(0, owner),
-                (into.offset - into.start + stage_at).index_select(0, owner),
-                (turn.slots * depth + ring_at).index_select(0, owner),
-            )
-        return bases
+    def _per_element(self, turn: Turn, out: Span, name: str, of: object, per_stream: Int64[Tensor, "B"]) -> Int64[Tensor, "Mk"]:
+        """A number of each stream, spread over the elements that the output's windows read; made once for all layers alike."""
+        key = (out, name, of, self.taps)
+        spread = turn.shared.get(key)
+        if spread is None:
+            spread = turn.shared[key] = _repeated(per_stream.index_select(0, out.owner), self.taps)
+        return spread
 
     def _outside(self, turn: Turn, out: Span, absolute: Int64[Tensor, "Mk"]) -> Tensor | None:
         """Which elements lie in padding; None when none can, which is most steps."""
@@ -87,7 +82,10 @@ class Reading:
             outside = absolute < self.view.low
         if turn.final is not None:
             limit = turn.limit(self.view.high or self.view.value.timeline.total)
-            owner = out.owner.repeat_interleave(self.taps) if self.taps > 1 else out.owner
-            beyond = absolute >= limit.index_select(0, owner)
+            beyond = absolute >= _repeated(limit.index_select(0, out.owner), self.taps)
             outside = beyond if outside is None else outside | beyond
         return outside
+
+
+def _repeated(rows: Int64[Tensor, "M"], taps: int) -> Int64[Tensor, "Mk"]:
+    return rows if taps == 1 else rows.repeat_interleave(taps)

@@ -87,7 +87,7 @@ def thaw(plan: Plan, fingerprint: str, state: State, slots: Int64[Tensor, "B"], 
 
     Raises SnapshotMismatch, before anything changes, when one is damaged or belongs to another program.
     """
-    frames = torch.tensor([_checked(row, blob, fingerprint) for row, blob in enumerate(data)], dtype=torch.int64)
+    frames = torch.tensor([check(row, blob, fingerprint) for row, blob in enumerate(data)], dtype=torch.int64)
     spans = tail_spans(plan, frames)
     sizes = sum(
         (span.lengths * plan.graph.values[index].channels for index, span in spans.items()), torch.zeros_like(frames)
@@ -118,7 +118,8 @@ def thaw(plan: Plan, fingerprint: str, state: State, slots: Int64[Tensor, "B"], 
         hidden.index_copy_(0, slots, next_rows([1] * len(data), hidden.shape[1]))
 
 
-def _checked(row: int, blob: bytes, fingerprint: str) -> int:
+def check(row: int, blob: bytes, fingerprint: str) -> int:
+    """How many frames the stream had. Raises SnapshotMismatch for a blob that is damaged, or of another program."""
     if len(blob) < HEAD.size + BODY.size:
         raise SnapshotMismatch(f"snapshot {row} is cut off: {len(blob)} bytes")
     version, _, checksum = HEAD.unpack_from(blob)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import gcd, lcm
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -33,7 +35,7 @@ class Count:
     @staticmethod
     def identity() -> Count:
         """`count(n) = n`: the timeline of the input itself."""
-        return Count(np.zeros(1, np.int64), 0, 1, 1)
+        return Count._interned(np.zeros(1, np.int64), 0, 1, 1)
 
     @staticmethod
     def derive(rule: Callable[..., Frames], *inputs: Count, stride: int = 1, reach: int = 0, empty: int | None = 0) -> Count:
@@ -66,7 +68,13 @@ class Count:
                 break
         while settled and table[settled - 1] == table[settled - 1 + period] - gain:
             settled -= 1
-        return Count(np.ascontiguousarray(table[: settled + period]), settled, period, gain)
+        return Count._interned(table[: settled + period], settled, period, gain)
+
+    @staticmethod
+    def _interned(table: Frames, settled: int, period: int, gain: int) -> Count:
+        """Equal counts are one object, so that comparing and hashing them costs nothing."""
+        made = Count(np.ascontiguousarray(table), settled, period, gain)
+        return _counts.setdefault(made.key, made)
 
     def first_at_least(self, amount: int) -> int:
         """The first `n`, not before the regular part, from which on the count is at least `amount`."""
@@ -88,7 +96,7 @@ class Count:
         laps = torch.div(n - self.settled, self.period, rounding_mode="floor").clamp_(min=0)
         return table[n - laps * self.period].add_(laps, alpha=self.gain)
 
-    @property
+    @cached_property
     def is_identity(self) -> bool:
         return self.settled == 0 and self.period == 1 and self.gain == 1 and self.table[0] == 0
 
@@ -99,15 +107,12 @@ class Count:
         span = np.arange(1, max(self.settled, other.settled) + lcm(self.period, other.period) + 1, dtype=np.int64)
         return int((self.numpy(span) - other.numpy(span)).max())
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Count) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
     @property
     def key(self) -> tuple[int, int, int, bytes]:
         return self.settled, self.period, self.gain, self.table.tobytes()
+
+
+_counts: WeakValueDictionary[tuple[int, int, int, bytes], Count] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)

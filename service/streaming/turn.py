@@ -24,12 +24,18 @@ class Span:
         self.lengths: Int64[Tensor, "B"] = stop - start
         self.ends: Int64[Tensor, "B"] = self.lengths.cumsum(0)
         self.rows = int(self.ends[-1]) if len(start) else 0
-        self.bases: dict[object, tuple[Tensor, ...]] = {}
+        self._slot: Int64[Tensor, "M"] | None = None
+        self._ring_rows: dict[int, Int64[Tensor, "M"]] = {}
 
     @cached_property
     def offset(self) -> Int64[Tensor, "B"]:
         """The packed position of each stream's first row."""
         return self.ends - self.lengths
+
+    @cached_property
+    def to_stage(self) -> Int64[Tensor, "B"]:
+        """What leads from an absolute index to the packed position."""
+        return self.offset - self.start
 
     @cached_property
     def longest(self) -> int:
@@ -50,16 +56,16 @@ class Span:
     def index(self) -> Int64[Tensor, "M"]:
         """The absolute index of each packed row in its stream."""
         position = torch.arange(self.rows, device=self.start.device)
-        return position.add_((self.start - self.offset).index_select(0, self.owner))
+        return position.sub_(self.to_stage.index_select(0, self.owner))
 
     def ring_rows(self, slots: Int64[Tensor, "B"], depth: int) -> Int64[Tensor, "M"]:
         """Where each packed row lies in rings of `depth` rows per slot."""
-        key = ("ring", depth)
-        rows = self.bases.get(key)
+        rows = self._ring_rows.get(depth)
         if rows is None:
-            at = (slots * depth).index_select(0, self.owner)
-            rows = self.bases[key] = (at.add_(self.index & (depth - 1)),)
-        return rows[0]
+            if self._slot is None:
+                self._slot = slots.index_select(0, self.owner)
+            rows = self._ring_rows[depth] = (self.index & (depth - 1)).add_(self._slot, alpha=depth)
+        return rows
 
     @cached_property
     def time_major(self) -> TimeMajor:
@@ -102,12 +108,19 @@ class Turn:
         self.after = after
         self.final = final
         # Kept here, not in a span: a span that its own entries name would live on until a garbage collection.
-        self.bases: dict[object, tuple[Tensor, ...]] = {}
+        self.shared: dict[object, Tensor] = {}
         self._spans: dict[object, Span] = {}
+        self._of_value: dict[int, Span] = {}
         self._starts: dict[Count, Int64[Tensor, "B"]] = {}
 
     def span(self, value: Value) -> Span:
         """The elements of `value` that this round computes; one object for all values that share them."""
+        span = self._of_value.get(value.index)
+        if span is None:
+            span = self._of_value[value.index] = self._make_span(value)
+        return span
+
+    def _make_span(self, value: Value) -> Span:
         timeline = value.timeline
         key: object = timeline.ready if self.final is None else timeline
         span = self._spans.get(key)
@@ -131,7 +144,7 @@ class WarmTurn(Turn):
         super().__init__(slots, frames, frames, None)
         self._warm = warm
 
-    def span(self, value: Value) -> Span:
+    def _make_span(self, value: Value) -> Span:
         warm = self._warm[value.index]
         key = (warm, value.timeline.ready)
         span = self._spans.get(key)
