@@ -185,7 +185,7 @@ def until(cluster: Cluster, done: Callable[[], bool], *members: Member) -> None:
             member.poll()
 
 
-def quiet(member: Member, polls: int = 10) -> bool:
+def quiet(member: Member, polls: int = 6) -> bool:
     """Whether several polls find nothing."""
     return not any(member.poll(timeout=0.05) for _ in range(polls))
 

@@ -29,11 +29,14 @@ def opened(cluster: MemoryCluster, name: str = "writer", timeout: float = 10.0) 
     return sink
 
 
-def test_a_send_that_fails_is_told_at_the_next_call_and_needs_an_abort(cluster: MemoryCluster) -> None:
+@pytest.mark.parametrize("send", [lambda sink: sink.produce("out", b"x"), lambda sink: sink.produce_many("out", [None], [b"x"])])
+def test_a_send_that_fails_is_told_at_the_next_call_and_needs_an_abort(
+    cluster: MemoryCluster, send: Callable[[MemorySink], None]
+) -> None:
     sink = opened(cluster)
     cluster.log.inject(Fault.SEND_FAILS)
     sink.begin()
-    sink.produce("out", b"fails later")
+    send(sink)
     with pytest.raises(EpochAborted):
         sink.commit(1.0)
     sink.abort(1.0)

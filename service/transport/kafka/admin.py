@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from service.errors import OperatorActionRequired, PenstockError, TransportUnavailable
 from service.transport.interface import TopicDescription
 from service.transport.kafka.configuration import KafkaProperties, client
-from service.transport.kafka.errors import Trouble, delivery_error, reason, too_large
+from service.transport.kafka.errors import Trouble, delivery_error, reason
 
 _SETTINGS = (
     "cleanup.policy",
@@ -129,9 +129,7 @@ class KafkaPublisher:
                 self._producer.poll(0.1)
                 self._check()
             except KafkaException as error:
-                if reason(error).code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                    raise too_large(topic) from None
-                raise
+                raise (delivery_error(reason(error), topic) or error) from None
         self._producer.poll(0)
 
     def flush(self, timeout: float) -> None:

@@ -68,23 +68,18 @@ def transaction_error(error: KafkaError, what: str, age: float, timeout: float) 
 
 
 def delivery_error(error: KafkaError, topic: str) -> PenstockError | None:
-    """For a record that was not delivered; None where an abort threw it away."""
+    """For a record that was refused at once or not delivered; None where an abort threw it away."""
     if error.code() in _PURGED:
         return None
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-        return too_large(topic)
+        return OperatorActionRequired(
+            f"a record for {topic!r} is too large; raise kafka.message.max.bytes, and max.message.bytes of the topic"
+        )
     if error.code() in MISSING:
         return TransportUnavailable(f"there is no topic {topic!r} (or no such partition of it) to write to; create it")
     if error.code() in _REFUSED:
         return TransportUnavailable(f"the broker refuses records for {topic!r}: {error.str()}")
     return EpochAborted(f"a record for {topic!r} was not delivered: {error.str()}")
-
-
-def too_large(topic: str) -> OperatorActionRequired:
-    """For a record that neither this client nor the topic takes."""
-    return OperatorActionRequired(
-        f"a record for {topic!r} is too large; raise kafka.message.max.bytes, and max.message.bytes of the topic"
-    )
 
 
 def source_error(error: KafkaError, topic: str | None) -> PenstockError | None:

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError
 from service.transport.interface import Committed, GroupToken, Headers, Partition
 from service.transport.kafka.configuration import KafkaProperties, client
-from service.transport.kafka.errors import Trouble, delivery_error, reason, too_large, transaction_error
+from service.transport.kafka.errors import Trouble, delivery_error, reason, transaction_error
 from service.transport.kafka.group import KafkaToken
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between tries
@@ -121,9 +121,10 @@ class KafkaSink:
             except BufferError:
                 self._make_room()
             except KafkaException as error:
-                if reason(error).code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                    raise too_large(topic) from None
-                raise self._classified(f"producing to {topic!r}", reason(error)) from None
+                refused = delivery_error(reason(error), topic)
+                if refused is None or isinstance(refused, EpochAborted):
+                    refused = self._classified(f"producing to {topic!r}", reason(error))
+                raise refused from None
 
     def _make_room(self) -> None:
         self._check_usable(_ROOM)

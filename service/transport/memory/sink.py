@@ -45,14 +45,15 @@ class MemorySink:
         headers: Headers | None = None,
     ) -> None:
         transaction = self._writable()
-        if self._log.strikes(Fault.SEND_FAILS):
-            self._send_error = EpochAborted(f"{topic}: a record could not be sent (injected)")
-            return
-        self._log.append(topic, value, key, partition, headers or [], transaction=transaction)
+        if not self._fails(topic):
+            self._log.append(topic, value, key, partition, headers or [], transaction=transaction)
 
     def produce_many(self, topic: str, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> None:
+        transaction = self._writable()
+        if self._fails(topic):
+            return
         for key, value in zip(keys, values, strict=True):
-            self.produce(topic, value, key)
+            self._log.append(topic, value, key, None, [], transaction=transaction)
 
     def send_offsets(self, offsets: Mapping[Partition, Committed], group: GroupToken) -> None:
         transaction = self._writable()
@@ -83,6 +84,11 @@ class MemorySink:
     def close(self) -> None:
         """An open transaction stays open, as after a crash: until its timeout or the next owner's `open`."""
         self._broken = self._broken or Fenced(f"{self._transactional_id}: the sink is closed")
+
+    def _fails(self, topic: str) -> bool:
+        if self._log.strikes(Fault.SEND_FAILS):
+            self._send_error = EpochAborted(f"{topic}: a record could not be sent (injected)")
+        return self._send_error is not None
 
     def _check_usable(self) -> None:
         if self._broken is not None:
