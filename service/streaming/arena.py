@@ -18,12 +18,12 @@ class Store:
     `s * depth + j % depth` of the rings; `depth` is a power of two, or 0 for a value without history.
     """
 
-    def __init__(self, slots: int, depth: int, channels: int, fills: Sequence[float], like: Tensor) -> None:
+    def __init__(self, slots: int, depth: int, channels: int, staged: int, fills: Sequence[float], like: Tensor) -> None:
         self.depth = depth
         self.channels = channels
         self.fills = tuple(fills)
         self._like = like
-        self._allocate(slots, staged=0)
+        self._allocate(slots, staged)
 
     def _allocate(self, slots: int, staged: int) -> None:
         self.slots = slots
@@ -38,7 +38,7 @@ class Store:
     def stage(self, count: int) -> Float[Tensor, "M C"]:
         """Where the `count` new rows of this round go."""
         if count > self.staged:
-            self.resize(self.slots, max(count, 2 * self.staged))
+            self.resize(self.slots, 2 * count)
         return self.rows[self.stage_at : self.stage_at + count]
 
     def resize(self, slots: int, staged: int | None = None) -> None:

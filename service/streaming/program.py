@@ -132,8 +132,9 @@ class Program:
         """An arena for streams in slots 1 … slots - 1; slot 0 is the dummy slot."""
         like = torch.empty(0, dtype=self.dtype, device=device)
         stores = {
-            index: Store(slots, depth, self.graph.values[index].channels, self.plan.fills, like)
+            index: Store(slots, depth, value.channels, value.timeline.most_per(self.max_step), self.plan.fills, like)
             for index, depth in self.plan.depth.items()
+            for value in [self.graph.values[index]]
         }
         hidden = {
             step.node.output.index: step.node.operator.initial.to(like.device).repeat(slots, 1)

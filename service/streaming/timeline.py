@@ -126,6 +126,10 @@ class Timeline:
     def of_input() -> Timeline:
         return Timeline(Count.identity(), Count.identity())
 
+    def most_per(self, frames: int) -> int:
+        """About how many elements `frames` frames make ready at most, when no stream begins or ends."""
+        return -(-frames // self.ready.period) * self.ready.gain
+
     def until(self, n: Int64[Tensor, "B"], final: Bool[Tensor, "B"] | None) -> Int64[Tensor, "B"]:
         """How many elements are out after `n` frames, the flush of final streams included."""
         ready = self.ready(n)
