@@ -68,8 +68,7 @@ class KafkaReader:
         try:
             position, deadline = start, time.monotonic() + timeout
             while position < stop:
-                messages = self._consumer.consume(_MAX_RECORDS, 0) or self._consumer.consume(1, _POLL)
-                records, reached = self._sort(messages, partition, position)
+                records, reached = self._sort(self._consume(), partition, position)
                 if reached > position:
                     position, deadline = reached, time.monotonic() + timeout
                 elif time.monotonic() > deadline:
@@ -88,6 +87,13 @@ class KafkaReader:
         self._consumer.close()
         if self._log_ends is not None:
             self._log_ends.close()
+
+    def _consume(self) -> list[Message]:
+        # consume() waits for the full number; so the wait is for one message, and the rest is what is there already.
+        found: list[Message] = self._consumer.consume(_MAX_RECORDS, 0)
+        if not found and (found := self._consumer.consume(1, _POLL)):
+            found += self._consumer.consume(_MAX_RECORDS - 1, 0)
+        return found
 
     def _sort(self, messages: list[Message], partition: Partition, position: int) -> tuple[list[Message], int]:
         """The records, and the position: an end of partition lies beyond markers and aborted records, where no record does."""
