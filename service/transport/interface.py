@@ -118,7 +118,8 @@ class Source(Protocol):
         """The membership right now."""
 
     def close(self) -> None:
-        """Leave the group (a static member keeps its place until its session ends). `revoked` may be called from here."""
+        """Leave the group (a static member keeps its place until its session ends). `revoked` may be called from here, and
+        the token may not be `joined` any more then; so commit before."""
 
 
 class Sink(Protocol):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from confluent_kafka import KafkaError
 
 from service.errors import EpochAborted, Fenced, OperatorActionRequired, OutcomeUnknown, TransportUnavailable
 from service.transport.kafka.errors import delivery_error, instance_in_use, instance_taken, source_error, transaction_error
+from service.transport.kafka.group import KafkaToken
 
 
 @pytest.mark.parametrize(
@@ -67,3 +70,11 @@ def test_the_cause_of_a_fatal_consumer_error_is_read_from_its_words() -> None:
     assert not instance_taken(fatal(KafkaError.UNRELEASED_INSTANCE_ID))
     assert type(source_error(fatal(KafkaError.FENCED_INSTANCE_ID), None)) is Fenced
     assert type(source_error(fatal(KafkaError.INVALID_GROUP_ID), None)) is TransportUnavailable
+
+
+def test_group_metadata_tells_whether_its_member_has_joined() -> None:
+    assert not KafkaToken(None).joined  # librdkafka has none for a member that is leaving
+    assert not KafkaToken(b"CGMDv2:" + (-1).to_bytes(4, sys.byteorder, signed=True) + b"group\0\0").joined
+    assert KafkaToken(b"CGMDv2:" + (7).to_bytes(4, sys.byteorder) + b"group\0member\0").joined
+    with pytest.raises(RuntimeError, match="another form"):
+        _ = KafkaToken(b"CGMDv3:" + bytes(8)).joined

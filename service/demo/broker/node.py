@@ -199,7 +199,7 @@ class KafkaNode:
 
 
 def _java(heap: str) -> list[str]:
-    # Serial collection and first-tier compilation of cold code start fastest on the few cores of a laptop or CI machine.
+    # The serial collector starts fastest, and leaves the few cores of a laptop or CI machine to the others.
     flags = [f"-Xmx{heap}", "-XX:+UseSerialGC", "-Xshare:auto", "-Djava.awt.headless=true"]
     log = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=info", "-Dorg.slf4j.simpleLogger.showDateTime=true"]
     return ["java", *flags, *log, "-cp", f"{fetch()}{os.sep}*"]

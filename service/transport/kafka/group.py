@@ -13,10 +13,12 @@ _MAGIC = b"CGMDv2:"
 class KafkaToken:
     """librdkafka's group metadata, read just now."""
 
-    metadata: bytes
+    metadata: bytes | None  # None from a member that is leaving
 
     @property
     def joined(self) -> bool:
+        if self.metadata is None:
+            return False
         magic, generation = _FORM.unpack_from(self.metadata)
         if magic != _MAGIC:
             raise RuntimeError(f"this version of librdkafka writes group metadata in another form: {magic!r}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -94,7 +94,7 @@ class KafkaSource:
                     f" or the group's coordinator does not answer ({reason(error).str()})"
                 ) from None
             raise self._trouble.unavailable(f"committed offsets of group {self._membership.group}", reason(error)) from None
-        return {Partition(at.topic, at.partition): self._as_committed(at) for at in found}
+        return {Partition(at.topic, at.partition): _as_committed(at) for at in found}
 
     def watermarks(self, partition: Partition, timeout: float) -> tuple[int, int]:
         # Under read_committed, librdkafka's watermark would be the last stable offset.
@@ -103,7 +103,10 @@ class KafkaSource:
         return self._log_ends.watermarks(partition, timeout)
 
     def group(self) -> KafkaToken:
-        return KafkaToken(self._consumer.consumer_group_metadata())
+        try:
+            return KafkaToken(self._consumer.consumer_group_metadata())
+        except RuntimeError:  # librdkafka has none while the client is closing
+            return KafkaToken(None)
 
     def close(self) -> None:
         self._consumer.close()
@@ -243,11 +246,12 @@ class KafkaSource:
             self._paused.discard(partition)
             self._starts.pop(partition, None)
 
-    def _as_committed(self, at: TopicPartition) -> Committed | None:
-        if at.error is not None:
-            raise TransportUnavailable(f"committed offset of {at.topic}[{at.partition}]: {at.error.str()}")
-        return Committed(at.offset, at.metadata or "") if at.offset >= 0 else None
+
+def _as_committed(at: TopicPartition) -> Committed | None:
+    if at.error is not None:
+        raise TransportUnavailable(f"committed offset of {at.topic}[{at.partition}]: {at.error.str()}")
+    return Committed(at.offset, at.metadata or "") if at.offset >= 0 else None
 
 
-def _plain(partitions: Sequence[Partition] | set[Partition] | Mapping[Partition, Any]) -> list[TopicPartition]:
+def _plain(partitions: Iterable[Partition]) -> list[TopicPartition]:
     return [TopicPartition(partition.topic, partition.partition) for partition in partitions]
