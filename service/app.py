@@ -78,6 +78,7 @@ class Application:
             transaction_timeout=config.commit.transaction_timeout,
             max_records=config.poll.max_records,
             longest_poll=longest_poll,
+            output_bytes=config.limits.output_bytes,
         )
         return Worker(
             settings,
@@ -86,7 +87,7 @@ class Application:
             streams,
             self.encoder,
             SnapshotPolicy(config.state.snapshot_every, config.state.replay_records),
-            RestorePolicy(config.snapshot_topic, self.fingerprint, accept_fingerprint),
+            RestorePolicy(config.snapshot_topic, self.fingerprint, self.program.check, accept_fingerprint),
             metrics or Metrics(),
             clock,
         )

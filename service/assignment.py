@@ -18,6 +18,7 @@ from service.transport.interface import Partition, RecordBatch, Source
 log = structlog.get_logger("penstock.assignment")
 
 _LAG_EVERY = 1.0  # seconds
+_PAUSE = 0.2  # seconds
 
 
 class Assignment:
@@ -83,13 +84,21 @@ class Assignment:
                     self._metrics.lagging(task.input.topic, task.number, max(end - task.committed, 0))
 
     def advance(self) -> None:
-        """Go on with restoring, a little for each task. Raises what `restore` raises."""
-        for number, recovery in list(self._restoring.items()):
+        """Go on with restoring, a little for each task in turn, so that live tasks wait no longer than `_PAUSE`.
+
+        Raises what `restore` raises.
+        """
+        until = self._clock() + _PAUSE
+        for number in list(self._restoring):
+            recovery = self._restoring.pop(number)
             try:
                 next(recovery)
             except StopIteration as finished:
-                del self._restoring[number]
                 self._begin(self.tasks[number], finished.value)
+            else:
+                self._restoring[number] = recovery  # at the end of the queue
+            if self._clock() > until:
+                return
 
     def split(self, records: Sequence[RecordBatch]) -> tuple[list[RecordBatch], list[RecordBatch]]:
         """Committed records to replay, and live ones; what belongs to no task falls out. A task that has them all is live."""

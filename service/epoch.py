@@ -24,6 +24,7 @@ class Epoch:
 
     sink: Sink
     topics: Topics
+    letter_bytes: int = 900_000
     records: list[RecordBatch] = field(default_factory=list)
     begun_at: float = 0.0
     open: bool = False
@@ -44,7 +45,11 @@ class Epoch:
         self.predictions += len(values)
 
     def dead_letter(self, records: RecordBatch, row: int, refusal: Refusal) -> None:
-        """The refused record as it came, with where it came from and why it was refused."""
+        """The refused record as it came, with where it came from and why it was refused.
+
+        A value above `letter_bytes`, which the topic might refuse, is left out; its size and its place in the input remain.
+        """
+        value = records.values[row]
         found = {
             "penstock.error": str(refusal.reason),
             "penstock.message": refusal.message,
@@ -53,8 +58,11 @@ class Epoch:
             "penstock.offset": str(records.offsets[row]),
             "penstock.timestamp": str(records.timestamps[row]),
         }
+        if value is not None and len(value) > self.letter_bytes:
+            found["penstock.value_bytes"] = str(len(value))
+            value = None
         headers = records.headers(row) + [(name, text.encode()) for name, text in found.items()]
-        self.sink.produce(self.topics.dead_letters, records.values[row], key=records.keys[row], headers=headers)
+        self.sink.produce(self.topics.dead_letters, value, key=records.keys[row], headers=headers)
         self.letters += 1
 
     def snapshot(self, task: int, key: bytes, data: bytes | None) -> None:

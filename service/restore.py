@@ -6,25 +6,31 @@ go on. Every contradiction between offsets, log and snapshots ends in `OperatorA
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
-from service.errors import OffsetsPending, OperatorActionRequired
+from service.errors import OffsetsPending, OperatorActionRequired, SnapshotMismatch
 from service.state import Snapshot
 from service.task import OffsetMetadata, Task
 from service.transport.interface import Committed, Partition, Reader, RecordBatch, Source
 
+BEGUN = b"PSNB\x01"
+"""The value of the record that a task's first commit leaves in the snapshot topic for good. Without it, a group whose offsets
+have expired after all its keys had ended would look like one that never ran, and compute everything again."""
+
+BEGUN_KEY = b"\x00penstock.begun"
+
 
 @dataclass(frozen=True, slots=True)
 class RestorePolicy:
-    """What a recovery is judged against. `accept_fingerprint` lets a replay range run under another program; `from_end` starts
-    a group that never committed at the end of the input instead of its beginning."""
+    """What a recovery is judged against. `check` raises `SnapshotMismatch` for a state that the program cannot take;
+    `accept_fingerprint` lets a replay range run under another program. A group that never committed starts at the beginning."""
 
     snapshots: str
     fingerprint: str
+    check: Callable[[bytes], None]
     accept_fingerprint: bool = False
-    from_end: bool = False
-    timeout: float = 30.0
+    timeout: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +73,16 @@ def restore(task: Task, source: Source, reader: SharedReader, policy: RestorePol
     committed = yield from _committed(task, source)
     low, high = source.watermarks(task.input, policy.timeout)
     yield
-    frozen = yield from _snapshots(task, reader, policy)
+    begun, frozen = yield from _snapshots(task, reader, policy)
     where = f"{task.input.topic} partition {task.input.partition}"
     if committed is None:
-        if frozen:
+        if begun:
             raise OperatorActionRequired(
-                f"{where}: the group has no committed offset, but {policy.snapshots} holds snapshots of {len(frozen)} keys. "
+                f"{where}: the group has no committed offset, but {policy.snapshots} says that it had one. "
                 "The offsets have expired or were deleted. Set them back to where the application stood, or, to begin anew and "
                 f"compute everything again, delete and create {policy.snapshots}."
             )
-        start = high if policy.from_end else low
-        return Restored(start, start, "", {})
+        return Restored(low, low, "", {})
     if not low <= committed.offset <= high:
         side = "below the log's first offset" if committed.offset < low else "above the log's end"
         raise OperatorActionRequired(
@@ -86,10 +91,10 @@ def restore(task: Task, source: Source, reader: SharedReader, policy: RestorePol
             f"is there, use another `app` name, or reset the group's offsets and delete and create {policy.snapshots}."
         )
     if not committed.metadata:
-        if frozen:
+        if begun:
             raise OperatorActionRequired(
-                f"{where}: the committed offset {committed.offset} carries no metadata, but {policy.snapshots} holds snapshots "
-                f"of {len(frozen)} keys. Another tool has moved the offset. Delete and create {policy.snapshots} to go on."
+                f"{where}: the committed offset {committed.offset} carries no metadata, but {policy.snapshots} says that it "
+                f"had some. Another tool has moved the offset. Delete and create {policy.snapshots} to go on."
             )
         return Restored(committed.offset, committed.offset, "", {})
     metadata = OffsetMetadata.from_text(committed.metadata)
@@ -112,25 +117,45 @@ def _committed(task: Task, source: Source) -> Generator[None, None, Committed | 
         try:
             return source.committed([task.input], timeout)[task.input]
         except OffsetsPending:
-            timeout = min(2 * timeout, 2.0)
+            timeout = min(2 * timeout, 0.5)
             yield
 
 
-def _snapshots(task: Task, reader: SharedReader, policy: RestorePolicy) -> Generator[None, None, dict[bytes, Snapshot]]:
-    """The latest snapshot of each key. The end is taken after the committed offset is known to be stable (rule 6)."""
+def _snapshots(
+    task: Task, reader: SharedReader, policy: RestorePolicy
+) -> Generator[None, None, tuple[bool, dict[bytes, Snapshot]]]:
+    """Whether the task has ever committed, and the latest snapshot of each key.
+
+    The end is taken after the committed offset is known to be stable (rule 6).
+    """
     partition = Partition(policy.snapshots, task.number)
     while reader.busy:
         yield
     low, high = reader.watermarks(partition, policy.timeout)
-    frozen: dict[bytes, bytes] = {}
+    begun, frozen = False, dict[bytes, bytes]()
     for batch in reader.read(partition, low, high, policy.timeout):
+        begun = begun or len(batch) > 0
         for key, value in zip(batch.keys, batch.values, strict=True):
-            if key is not None and value is not None:
-                frozen[key] = value
-            elif key is not None:
-                frozen.pop(key, None)
+            if value is not None and value != BEGUN:
+                frozen[key or b""] = value
+            else:
+                frozen.pop(key or b"", None)
         yield
-    return {key: Snapshot.from_bytes(value) for key, value in frozen.items()}
+    return begun, {key: _opened(key, value, partition, policy) for key, value in frozen.items()}
+
+
+def _opened(key: bytes, value: bytes, partition: Partition, policy: RestorePolicy) -> Snapshot:
+    try:
+        snapshot = Snapshot.from_bytes(value)
+        policy.check(snapshot.blob)
+    except SnapshotMismatch as error:
+        raise OperatorActionRequired(
+            f"{partition.topic} partition {partition.partition}, key {key!r}: the snapshot cannot be used: {error}. If the "
+            "network or its post-processing has another structure than before, give the application another `app` name, so that "
+            "it begins anew; if the snapshot is damaged, publish a null value under this key to that partition, which makes the "
+            "key begin anew."
+        ) from error
+    return snapshot
 
 
 def _check(

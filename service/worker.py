@@ -13,12 +13,12 @@ import numpy as np
 import structlog
 
 from service.assignment import Assignment
-from service.codec.interface import Encoder, Reason, Refusal
+from service.codec.interface import Encoder, Predictions, Reason, Refusal
 from service.emission import predictions
 from service.epoch import Epoch, Topics
 from service.errors import EpochAborted, OutcomeUnknown, PenstockError, TransportUnavailable
 from service.observe.metrics import Metrics
-from service.restore import RestorePolicy, SharedReader
+from service.restore import BEGUN, BEGUN_KEY, RestorePolicy, SharedReader
 from service.scheduler import Batch, DeadLetter, Scheduler
 from service.state import CLEAN, SnapshotPolicy, Streams, replay_from
 from service.task import OffsetMetadata
@@ -45,9 +45,10 @@ class WorkerSettings:
     commit_interval: float = 0.05
     transaction_timeout: float = 15.0
     max_records: int = 4096
-    max_consecutive_aborts: int = 20
+    max_failures: int = 20
     call_timeout: float = 30.0
     longest_poll: float = 0.1
+    output_bytes: int = 900_000
 
 
 class Worker:
@@ -76,15 +77,16 @@ class Worker:
         self._recovery = recovery
         self._metrics = metrics
         self._clock = clock
-        self._sleep = sleep
+        self.sleep = sleep
         self._wall = wall
         self._source = transport.source(settings.membership)
         self._reader = SharedReader(transport.reader())
         self._assignment = Assignment(self._source, self._reader, streams, recovery, metrics, clock)
         self._sink = transport.sink(settings.transactional_id, settings.transaction_timeout)
-        self._epoch = Epoch(self._sink, settings.topics)
+        self._epoch = self._new_epoch()
         self._again: list[RecordBatch] = []  # live records of an aborted epoch, to be fed before new ones
-        self._aborts = 0
+        self._failures = 0  # transactions in a row that were aborted, or whose outcome nobody learnt
+        self._tombstones: list[tuple[int, bytes]] = []  # owed for streams that ended in replay
         self._committed_at = clock()
         self._stopping = False
         self._unknown = False
@@ -118,6 +120,7 @@ class Worker:
                 self.commit()
             self._assignment.report_lag()
         except EpochAborted as error:
+            self._count_failure(error)
             self._roll_back(error)
         except OutcomeUnknown as error:
             self._note_unknown(error)
@@ -128,7 +131,7 @@ class Worker:
         """Feed committed input again; nothing is published."""
         for batch in self._scheduler.batches(self._scheduler.decode(records), live=False):
             self.streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
-            self._scheduler.settle(batch, self._clock())
+            self._tombstones += self._scheduler.settle(batch, self._clock())
         for part in records:
             task = self._assignment.tasks[part.partition]
             task.next_offset = part.offsets[-1] + 1
@@ -157,9 +160,11 @@ class Worker:
         for keys, outputs in predictions(batch, values, lengths, self.streams.table, self._settings.input):
             with self._metrics.encoding(len(keys)):
                 encoded = self._encoder.encode(outputs)
+            if max(map(len, encoded)) > self._settings.output_bytes:
+                keys, encoded = self._refuse_large(keys, encoded, outputs, records)
             self._epoch.publish(keys, encoded)
         for row in batch.illegal.tolist():
-            self._refuse(self._illegal_end(batch, row, records))
+            self._drop_stream(batch, row, records)
         for task, key in self._scheduler.settle(batch, self._clock()):
             self._epoch.snapshot(task, key, None)
 
@@ -174,13 +179,29 @@ class Worker:
             offset=letter.records.offsets[letter.row],
         )
 
-    def _illegal_end(self, batch: Batch, row: int, records: list[RecordBatch]) -> DeadLetter:
+    def _refuse_large(
+        self, keys: list[bytes], encoded: list[bytes], outputs: Predictions, records: list[RecordBatch]
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Predictions that their topic might refuse are not published; the records that led to them go to the dead letters."""
+        limit = self._settings.output_bytes
+        for value, offset in zip(encoded, outputs.offsets.tolist(), strict=True):
+            if len(value) > limit:
+                part, row = _find(records, outputs.partition, offset)
+                message = f"its prediction has {len(value)} bytes, more than limits.output_bytes: {limit}"
+                self._refuse(DeadLetter(part, row, Refusal(Reason.OUTPUT_TOO_LARGE, message)))
+        kept = [row for row, value in enumerate(encoded) if len(value) <= limit]
+        return [keys[row] for row in kept], [encoded[row] for row in kept]
+
+    def _drop_stream(self, batch: Batch, row: int, records: list[RecordBatch]) -> None:
+        """A stream ended at a length at which the network raises. The record that ended it goes to the dead letters, unless it
+        ended it only by beginning the next one."""
         offset, frames = int(batch.rows.offsets[row]), int(batch.first[row])
-        message = f"the stream ends after {frames} samples, a length at which the network itself raises; the stream is dropped"
-        for part in records:
-            if part.partition == batch.rows.tasks[row] and part.offsets[0] <= offset <= part.offsets[-1]:
-                return DeadLetter(part, bisect_left(part.offsets, offset), Refusal(Reason.LENGTH, message))
-        raise AssertionError(f"offset {offset} is not among the records of this step")
+        part, at = _find(records, int(batch.rows.tasks[row]), offset)
+        if part.values[at] is None:
+            message = f"the stream ends after {frames} samples, a length at which the network raises; the stream is dropped"
+            self._refuse(DeadLetter(part, at, Refusal(Reason.LENGTH, message)))
+        else:
+            log.warning("stream_dropped", frames=frames, partition=part.partition, offset=offset)
 
     def _patience(self) -> float:
         """How long a poll may wait, in seconds."""
@@ -212,6 +233,11 @@ class Worker:
         if not self._epoch.open and not len(chosen) and all(self._assignment.tasks[task].metadata for task in live):
             return
         self._epoch.begin(now)
+        for task, key in self._tombstones:
+            self._epoch.snapshot(task, key, None)
+        for task in live:
+            if not self._assignment.tasks[task].metadata:
+                self._epoch.snapshot(task, BEGUN_KEY, BEGUN)
         for slot, snapshot in zip(chosen.tolist(), self.streams.freeze(chosen) if len(chosen) else [], strict=True):
             self._epoch.snapshot(int(table.column("task")[slot]), table.keys[slot], snapshot.to_bytes())
         offsets = {}
@@ -234,22 +260,18 @@ class Worker:
         self._metrics.committed(self._epoch.snapshots, self._epoch.snapshot_bytes, table.used)
         if self._epoch.records:
             self._metrics.waited(self._wall() - min(part.timestamps[0] for part in self._epoch.records) / 1000)
-        self._epoch = Epoch(self._sink, self._settings.topics)
-        self._aborts = 0
+        self._epoch = self._new_epoch()
+        self._failures = 0
+        self._tombstones = []
         self._committed_at = self._clock()
 
     # the ways back
 
     def _roll_back(self, error: EpochAborted) -> None:
         """Abort the transaction, put every stream back to where the epoch began, and feed the epoch's records again."""
-        self._aborts += 1
-        log.warning("epoch_aborted", reason=str(error), consecutive=self._aborts)
+        log.warning("epoch_aborted", reason=str(error))
         self._metrics.aborted()
-        if self._aborts > self._settings.max_consecutive_aborts:
-            raise TransportUnavailable(f"{self._aborts} transactions in a row had to be aborted; the last one because: {error}")
-        if self._aborts > 1:
-            self._sleep(min(0.05 * 2 ** (self._aborts - 2), 1.0))
-        epoch, self._epoch = self._epoch, Epoch(self._sink, self._settings.topics)
+        epoch, self._epoch = self._epoch, self._new_epoch()
         try:
             epoch.abort(self._settings.call_timeout)
         except OutcomeUnknown as unknown:
@@ -261,10 +283,22 @@ class Worker:
                 task.next_offset = task.committed
         self._committed_at = self._clock()
 
+    def _count_failure(self, error: PenstockError) -> None:
+        """Wait a little longer after each failure in a row; after too many, give up."""
+        self._failures += 1
+        if self._failures > self._settings.max_failures:
+            raise TransportUnavailable(f"{self._failures} transactions in a row came to nothing; the last one because: {error}")
+        if self._failures > 1:
+            self.sleep(min(0.05 * 2 ** (self._failures - 2), 1.0))
+
     def _note_unknown(self, error: OutcomeUnknown) -> None:
         self._unknown = True
         self._metrics.outcome_unknown()
         log.warning("outcome_unknown", reason=str(error))
+        self._count_failure(error)
+
+    def _new_epoch(self) -> Epoch:
+        return Epoch(self._sink, self._settings.topics, self._settings.output_bytes)
 
     def _start_over(self) -> None:
         """A new producer settles what became of the old one's transaction; every task then recovers from the log."""
@@ -272,7 +306,7 @@ class Worker:
             self._sink.close()
         self._sink = self._transport.sink(self._settings.transactional_id, self._settings.transaction_timeout)
         self._sink.open(self._settings.call_timeout)
-        self._epoch = Epoch(self._sink, self._settings.topics)
+        self._epoch = self._new_epoch()
         inputs = [task.input for task in self._assignment.tasks.values()]
         self._source.pause(inputs)
         self._give_up(inputs)
@@ -314,8 +348,11 @@ class Worker:
     # the end
 
     def finish(self) -> None:
-        """A clean stop: whatever was aborted is fed again, every dirty stream is snapshotted, all is committed."""
-        while True:
+        """A clean stop: whatever was aborted is fed again, every dirty stream is snapshotted, all is committed.
+
+        Where that fails twice, the next owner replays instead.
+        """
+        for _ in range(2):
             try:
                 records, self._again = self._again, []
                 self._feed(self._assignment.split(records)[1])
@@ -324,7 +361,7 @@ class Worker:
             except EpochAborted as error:
                 self._roll_back(error)
             except OutcomeUnknown as error:
-                self._note_unknown(error)  # the next start finds out
+                log.warning("outcome_unknown", reason=str(error))
                 return
 
     def close(self) -> None:
@@ -335,6 +372,12 @@ class Worker:
         for part in (self._source, self._reader, self._sink):
             with contextlib.suppress(PenstockError):
                 part.close()
+
+
+def _find(records: list[RecordBatch], partition: int, offset: int) -> tuple[RecordBatch, int]:
+    """The batch and the row of a record of this step."""
+    part = next(part for part in records if part.partition == partition and part.offsets[0] <= offset <= part.offsets[-1])
+    return part, bisect_left(part.offsets, offset)
 
 
 def _numbers(partitions: Sequence[Partition]) -> list[int]:

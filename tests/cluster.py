@@ -12,9 +12,10 @@ from service.app import Application, required_topics
 from service.audit import AuditReport
 from service.audit.read import audit
 from service.config import Config
-from service.errors import Fenced
+from service.errors import Fenced, TransportUnavailable
+from service.restore import BEGUN
 from service.transport.interface import Isolation, Membership, Partition, RecordBatch
-from service.transport.memory import MemoryLog, MemoryTransport
+from service.transport.memory import Fault, MemoryLog, MemoryTransport
 from service.worker import Worker
 from tests.applications import chunk, configured
 
@@ -44,14 +45,18 @@ class Cluster:
 
     def start(self, name: str) -> None:
         worker = self.applications[name].worker(self.transport, clock=lambda: self.now, longest_poll=0.0)
+        worker.sleep = self._pass
         worker.open()
         self.workers[name] = worker
 
+    def _pass(self, seconds: float) -> None:
+        self.now += seconds
+
     def turn(self, name: str) -> None:
-        """A worker that finds itself fenced is gone, as the process would be."""
+        """A worker that finds itself fenced, or gives up, is gone, as the process would be."""
         try:
             self.workers[name].turn()
-        except Fenced:
+        except (Fenced, TransportUnavailable):
             self.crash(name)
 
     def crash(self, name: str) -> None:
@@ -72,22 +77,25 @@ class Cluster:
         self.log.expire_transactions()
 
     def audit(self) -> AuditReport | None:
-        """The verdict on what is committed; None while a transaction is open, for which an audit would wait."""
-        if self.log.open_transactions():
+        """The verdict on what is committed; None where nothing is, or a transaction is open, for which an audit would wait."""
+        if self.log.open_transactions() or not self.log.group(self.config.app).committed:
             return None
         return audit(self.applications["one"], self.transport)
 
     def drain(self) -> None:
-        """One worker alone until everything is committed."""
+        """One worker alone, and no more faults, until everything is committed."""
+        for fault in Fault:
+            while self.log.strikes(fault):
+                pass
         for name in INSTANCES:
             self.workers.pop(name, None)
             self.expel(name)
         self.start("one")
+        self.work()
         for _ in range(200):
-            self.now += 0.06
-            self.workers["one"].turn()
             if self.lag() == 0:
                 return
+            self.work(turns=1)
         raise AssertionError(f"{self.lag()} records are still not committed")
 
     def lag(self) -> int:
@@ -111,6 +119,10 @@ class Cluster:
             for batch in reader.read(Partition(topic, number), low, high, 1.0):
                 found += _rows(batch)
         return found
+
+    def snapshots(self) -> list[tuple[bytes | None, bytes | None]]:
+        """Keys and values; None is a tombstone."""
+        return [(key, value) for key, value, _ in self.read("app.snapshots") if value != BEGUN]
 
     def predictions(self) -> list[dict[str, object]]:
         return [orjson.loads(value or b"null") for _, value, _ in self.read("out")]

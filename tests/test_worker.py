@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
+import torch
+from torch import nn
 
-from service.errors import Fenced, OperatorActionRequired
-from service.transport.interface import Partition, TopicDescription
+from service.app import Application
+from service.audit import read
+from service.errors import Fenced, OperatorActionRequired, TransportUnavailable
+from service.transport.interface import Partition, Source, TopicDescription
 from service.transport.memory import Fault
 from service.transport.partitioning import partition_of
-from tests.applications import chunk
+from tests.applications import chunk, configured
 from tests.cluster import PARTITIONS, Cluster, applications
 
 
@@ -122,7 +127,7 @@ def test_a_clean_stop_leaves_nothing_to_replay(cluster: Cluster) -> None:
     for number in range(PARTITIONS):
         committed = cluster.log.group("app").committed[Partition("in", number)]
         assert orjson.loads(committed.metadata)["replay_from"] == committed.offset
-    assert {key for key, _, _ in cluster.read("app.snapshots")} == {b"a", b"b"}
+    assert {key for key, _ in cluster.snapshots()} == {b"a", b"b"}
     cluster.produce(b"a", 7)
     cluster.start("one")
     cluster.work()
@@ -132,10 +137,10 @@ def test_a_clean_stop_leaves_nothing_to_replay(cluster: Cluster) -> None:
 def test_dirty_streams_are_snapshotted_in_time_even_without_input(cluster: Cluster) -> None:
     cluster.produce(b"a", 7)
     cluster.work(turns=3)
-    assert cluster.read("app.snapshots") == []
+    assert cluster.snapshots() == []
     cluster.now += cluster.config.state.snapshot_every
     cluster.work(turns=2)
-    assert [key for key, _, _ in cluster.read("app.snapshots")] == [b"a"]
+    assert [key for key, _ in cluster.snapshots()] == [b"a"]
 
 
 def test_replay_skips_what_a_snapshot_contains(cluster: Cluster) -> None:
@@ -149,7 +154,7 @@ def test_replay_skips_what_a_snapshot_contains(cluster: Cluster) -> None:
     cluster.work(turns=2)
     cluster.produce(old, 7)
     cluster.work(turns=2)
-    assert [key for key, _, _ in cluster.read("app.snapshots")] == [old]
+    assert [key for key, _ in cluster.snapshots()] == [old]
     committed = cluster.log.group("app").committed[Partition("in", 0)]
     assert (committed.offset, orjson.loads(committed.metadata)["replay_from"]) == (4, 1)
     cluster.crash("one")
@@ -166,7 +171,7 @@ def test_an_ended_stream_leaves_a_tombstone_where_it_had_a_snapshot(cluster: Clu
     cluster.work(turns=2)
     cluster.publish(b"a", None)
     cluster.work()
-    assert [value is None for _, value, _ in cluster.read("app.snapshots")] == [False, True]
+    assert [value is None for _, value in cluster.snapshots()] == [False, True]
     cluster.crash("one")
     cluster.produce(b"a", 7)
     cluster.start("one")
@@ -228,6 +233,123 @@ def test_a_join_hands_streams_over_without_replay(cluster: Cluster) -> None:
     assert audited(cluster) == 8
 
 
+def test_transactions_that_come_to_nothing_are_not_tried_for_ever(cluster: Cluster) -> None:
+    cluster.produce(b"a", 5)
+    worker = cluster.workers["one"]
+
+    def work() -> None:
+        for _ in range(300):
+            cluster.log.inject(Fault.COMMIT_REQUEST_LOST)
+            cluster.now += 0.06
+            worker.turn()
+
+    with pytest.raises(TransportUnavailable, match="21 transactions in a row came to nothing"):
+        work()
+
+
+def test_losing_partitions_while_idle_is_no_failed_transaction(cluster: Cluster) -> None:
+    cluster.work()
+    for _ in range(25):
+        cluster.log.expire_member("app", "one")
+        cluster.work(turns=4)
+    cluster.produce(b"a", 5)
+    cluster.work()
+    assert audited(cluster) == 1
+
+
+def test_a_stop_while_expelled_is_quick_and_loses_nothing(cluster: Cluster) -> None:
+    cluster.work()
+    cluster.produce(b"a", 5)
+    cluster.turn("one")
+    cluster.log.expire_member("app", "one")
+    slept: list[float] = []
+    cluster.workers["one"].sleep = slept.append
+    cluster.stop("one")
+    assert slept == []
+    cluster.start("one")
+    cluster.work()
+    assert audited(cluster) == 1
+
+
+def test_an_audit_beside_a_running_worker_judges_what_it_began_with(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.produce(b"a", 5)
+    cluster.work()
+    looked = []
+
+    def look(source: Source, inputs: list[Partition]) -> dict[Partition, int]:
+        found = committed(source, inputs)
+        if not looked:
+            looked.append(found)
+            cluster.produce(b"a", 5)
+            cluster.work()
+        return found
+
+    committed = read._committed
+    monkeypatch.setattr(read, "_committed", look)
+    assert audited(cluster) == 1
+
+
+def test_a_prediction_too_large_for_its_topic_becomes_a_dead_letter(tmp_path: Path) -> None:
+    cluster = Cluster({"one": Application.from_config(configured(tmp_path, limits={"output_bytes": 500}))})
+    cluster.start("one")
+    cluster.produce(b"a", 5)
+    cluster.produce(b"a", 50)
+    cluster.produce(b"a", 5)
+    cluster.work()
+    assert audited(cluster) == 2
+    [(key, value, headers)] = cluster.read("app.dead-letters")
+    assert (key, value, headers["penstock.error"]) == (b"a", None, b"output_too_large")
+    assert int(headers["penstock.value_bytes"] or 0) > 500
+
+
+class Short(nn.Conv1d):
+    """Needs five samples: shorter streams have no legal end."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 1, 5)
+
+
+class TestStreamsTooShortForTheNetwork:
+    @pytest.fixture
+    def short(self, tmp_path: Path) -> Cluster:
+        model = {"factory": f"{__name__}:Short"}
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            application = Application.from_config(configured(tmp_path, model=model, postprocess=[]))
+        cluster = Cluster({"one": application})
+        cluster.start("one")
+        return cluster
+
+    def test_the_record_that_ends_one_is_a_dead_letter(self, short: Cluster) -> None:
+        short.produce(b"a", 3)
+        short.publish(b"a", None)
+        short.produce(b"a", 9)
+        short.work()
+        assert audited(short) == 1
+        [(_, _, headers)] = short.read("app.dead-letters")
+        assert (headers["penstock.error"], headers["penstock.offset"]) == (b"length", b"1")
+
+    def test_a_record_that_only_begins_the_next_one_is_none(self, short: Cluster) -> None:
+        short.produce(b"a", 3)
+        short.publish(b"a", chunk(short.now * 1000, 9, seed=3)[:-1] + b',"rate":500}')
+        short.work()
+        assert audited(short) == 1
+        assert short.read("app.dead-letters") == []
+
+    def test_neither_an_abort_nor_a_replay_writes_it_twice(self, short: Cluster) -> None:
+        short.produce(b"a", 3)
+        short.work()
+        short.log.inject(Fault.ABORT_AT_COMMIT)
+        short.publish(b"a", None)
+        short.produce(b"b", 9)
+        short.work(turns=8)
+        short.crash("one")
+        short.produce(b"b", 9)
+        short.start("one")
+        short.work(turns=8)
+        assert audited(short) == 2
+
+
 class TestContradictionsEndLoudly:
     """Rule 7: never a silent reset; and nothing is written."""
 
@@ -260,6 +382,22 @@ class TestContradictionsEndLoudly:
     def test_offsets_gone_while_snapshots_exist(self, stopped: Cluster) -> None:
         stopped.log.forget_offsets("app", [Partition("in", number) for number in range(PARTITIONS)])
         self.refuses(stopped, "no committed offset")
+
+    def test_offsets_gone_after_every_key_has_ended(self, cluster: Cluster) -> None:
+        """No snapshot is left by then; what the first commit left behind tells that there were some."""
+        cluster.produce(b"a", 7)
+        cluster.produce(b"b", 7)
+        cluster.publish(b"a", None)
+        cluster.publish(b"b", None)
+        cluster.work()
+        cluster.stop("one")
+        cluster.log.forget_offsets("app", [Partition("in", number) for number in range(PARTITIONS)])
+        self.refuses(cluster, "no committed offset")
+
+    def test_a_program_with_another_state(self, stopped: Cluster, tmp_path: Path) -> None:
+        """Without its post-processing the program has no use for what the snapshots remember of it."""
+        stopped.applications = {"one": Application.from_config(configured(tmp_path, postprocess=[]))}
+        self.refuses(stopped, "the snapshot cannot be used.*another `app` name")
 
     def test_partitions_added_to_the_input(self, stopped: Cluster) -> None:
         stopped.log.add_partitions("in", PARTITIONS + 1)

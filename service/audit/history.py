@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -17,13 +18,25 @@ from service.transport.interface import RecordBatch
 
 @dataclass(slots=True)
 class Fed:
-    """One record's part in a stream: `samples` fed at frame `first`; `ends` where it ended the stream."""
+    """One record's part in a stream: `samples` fed at frame `first`; `ends` where it ended the stream.
+
+    `null` tells an end that was asked for from one that a change of rate brought about.
+    """
 
     offset: int
     first: int
     time: float
     samples: Float32[np.ndarray, "n C"]
     ends: bool = False
+    null: bool = False
+
+
+class Letter(NamedTuple):
+    """A dead letter: of which record, and why."""
+
+    partition: int
+    offset: int
+    reason: str
 
 
 @dataclass(slots=True)
@@ -49,11 +62,19 @@ class OfferedStream:
         return np.concatenate([record.samples for record in self.records])
 
 
-def streams(partition: int, batches: Iterable[tuple[RecordBatch, Chunks]], begins_at: int) -> list[OfferedStream]:
-    """The streams of one partition in order of their first records. The log begins at offset `begins_at`."""
+class Offered(NamedTuple):
+    """The streams of one partition in order of their first records, and a letter for each refused record."""
+
+    streams: list[OfferedStream]
+    letters: list[Letter]
+
+
+def offered(partition: int, batches: Iterable[tuple[RecordBatch, Chunks]], begins_at: int) -> Offered:
+    """What one partition offered. The log begins at offset `begins_at`."""
     present: dict[bytes, OfferedStream] = {}
     seen: set[bytes] = set()
-    offered: list[OfferedStream] = []
+    streams: list[OfferedStream] = []
+    letters: list[Letter] = []
     for batch, chunks in batches:
         position = 0
         for row, offset in enumerate(batch.offsets):
@@ -61,12 +82,15 @@ def streams(partition: int, batches: Iterable[tuple[RecordBatch, Chunks]], begin
             samples = chunks.samples[position : position + length]
             position += length
             key = batch.keys[row]
-            if row in chunks.refused or key is None:
+            if row in chunks.refused:
+                letters.append(Letter(partition, offset, str(chunks.refused[row].reason)))
                 continue
+            assert key is not None, "a decoder refuses records without a key"
             stream = present.get(key)
             rate = float(chunks.rates[row])
             if stream is not None and (chunks.ends[row] or stream.rate != rate):
-                stream.records.append(Fed(offset, stream.frames, np.nan, samples[:0], ends=True))
+                end = Fed(offset, stream.frames, np.nan, samples[:0], ends=True, null=bool(chunks.ends[row]))
+                stream.records.append(end)
                 del present[key]
                 stream = None
             if chunks.ends[row]:
@@ -76,7 +100,7 @@ def streams(partition: int, batches: Iterable[tuple[RecordBatch, Chunks]], begin
                 label = key.decode("utf-8", "backslashreplace")
                 stream = OfferedStream(partition, label, offset, rate, whole=begins_at == 0 or key in seen)
                 present[key] = stream
-                offered.append(stream)
+                streams.append(stream)
             seen.add(key)
             stream.records.append(Fed(offset, stream.frames, float(chunks.times[row]), samples))
-    return offered
+    return Offered(streams, letters)

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float32
 
-from service.audit.history import OfferedStream
-from service.codec.interface import Prediction
+from service.audit.history import Letter, Offered, OfferedStream
+from service.codec.interface import Prediction, Reason
 
 RELATIVE = 1e-5
 """How far a prediction may be from the plain module, relative to the largest output of its stream (float32)."""
@@ -37,7 +37,8 @@ class Oracle(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """Counts are of prediction records. `bit_equal` compares with a fresh program, `max_abs_difference` with the module."""
+    """Counts are of prediction records, and of dead letters. `bit_equal` compares with a fresh program, `max_abs_difference`
+    with the module."""
 
     records: int
     streams: int
@@ -47,6 +48,8 @@ class AuditReport:
     unexpected: int
     out_of_order: int
     unjudged: int
+    letters_missing: int
+    letters_unexpected: int
     max_abs_difference: float
     within_tolerance: bool
     bit_equal: bool
@@ -55,6 +58,7 @@ class AuditReport:
     def passed(self, exact: bool) -> bool:
         """With `exact` numerics, the same bits are part of the promise."""
         wrong = self.missing + self.duplicates + self.unexpected + self.out_of_order
+        wrong += self.letters_missing + self.letters_unexpected
         return wrong == 0 and self.within_tolerance and (self.bit_equal or not exact)
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,19 +72,29 @@ class _Expected:
     time: float
 
 
-def judge(offered: Sequence[OfferedStream], published: Sequence[Prediction], oracle: Oracle, group: int = 64) -> AuditReport:
-    """Match predictions by input partition, key, stream and index; then compare values, `group` streams at a time.
+def judge(
+    partitions: Sequence[Offered],
+    published: Sequence[Prediction],
+    letters: Sequence[Letter],
+    oracle: Oracle,
+    group: int = 64,
+) -> AuditReport:
+    """Match predictions by input partition, key, stream and index, and dead letters by record; then compare values, `group`
+    streams at a time.
 
-    `published` holds the predictions of each output partition in log order. A stream whose beginning the log no longer holds
-    is not judged, nor are its predictions.
+    A prediction that was too large for its topic is a dead letter instead. `published` holds the predictions of each output
+    partition in log order. A stream whose beginning the log no longer holds is not judged, nor are its predictions.
     """
+    offered = [stream for partition in partitions for stream in partition.streams]
     begun = {(prediction.partition, prediction.key, prediction.stream) for prediction in published}
     whole = [stream for stream in offered if stream.whole or (stream.partition, stream.key, stream.stream) in begun]
     cut = {(stream.partition, stream.key): stream.stream for stream in reversed(offered) if not stream.whole}
     expected: dict[Identity, _Expected] = {}
+    too_large = {(letter.partition, letter.offset) for letter in letters if letter.reason == Reason.OUTPUT_TOO_LARGE}
     for stream in whole:
         for index, wanted in _expected(stream, oracle):
-            expected[stream.partition, stream.key, stream.stream, index] = wanted
+            if (stream.partition, wanted.offset) not in too_large:
+                expected[stream.partition, stream.key, stream.stream, index] = wanted
     count: Counter[Identity] = Counter()
     unexpected, examples = 0, []
     outputs: dict[Identity, Float32[np.ndarray, "m C_out"]] = {}
@@ -98,6 +112,11 @@ def judge(offered: Sequence[OfferedStream], published: Sequence[Prediction], ora
     absent = [identity for identity in expected if identity not in count]
     examples += [f"missing: {identity}" for identity in absent[:5]]
     examples += [f"duplicate: {identity} {times} times" for identity, times in count.items() if times > 1][:5]
+    due = Counter(letter for partition in partitions for letter in partition.letters)
+    due.update(letter for stream in whole for letter in _illegal_end(stream, oracle))
+    given = Counter(letter for letter in letters if letter.reason != Reason.OUTPUT_TOO_LARGE)
+    examples += [f"dead letter missing: {letter}" for letter in list(due - given)[:3]]
+    examples += [f"dead letter unexpected: {letter}" for letter in list(given - due)[:3]]
     worst, within, equal = _values(whole, outputs, oracle, group)
     return AuditReport(
         records=sum(len(stream.records) for stream in offered),
@@ -108,6 +127,8 @@ def judge(offered: Sequence[OfferedStream], published: Sequence[Prediction], ora
         unexpected=unexpected,
         out_of_order=_out_of_order(published),
         unjudged=len(offered) - len(whole),
+        letters_missing=(due - given).total(),
+        letters_unexpected=(given - due).total(),
         max_abs_difference=worst,
         within_tolerance=within,
         bit_equal=equal,
@@ -127,6 +148,11 @@ def _expected(stream: OfferedStream, oracle: Oracle) -> Iterator[tuple[int, _Exp
         if end > begin:
             at = time + (begin * oracle.decimation - start) * 1000.0 / stream.rate
             yield begin, _Expected(end - begin, record.offset, at)
+
+
+def _illegal_end(stream: OfferedStream, oracle: Oracle) -> Iterator[Letter]:
+    if stream.ended and stream.records[-1].null and oracle.total(stream.frames) is None:
+        yield Letter(stream.partition, stream.records[-1].offset, Reason.LENGTH)
 
 
 def _apart(expected: _Expected, prediction: Prediction) -> bool:

@@ -259,8 +259,12 @@ class Poll(Section):
 
 
 class Limits(Section):
-    """What one input record may cost; above, it is a dead letter."""
+    """What one input record may cost; above, it is a dead letter.
 
+    So is the record whose prediction would be larger than `output_bytes`; a dead letter larger than that goes without its value.
+    """
+
+    output_bytes: Positive = 900_000
     record_bytes: Positive = 1 << 20
     samples: Positive = 100_000
     key_bytes: Positive = 1024

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.audit import AuditReport, judge
-from service.audit.history import OfferedStream, streams
+from service.audit.history import Letter, Offered, OfferedStream, offered
 from service.codec.interface import Chunks, Prediction, Reason, Refusal
 from service.transport.interface import RecordBatch
 
@@ -37,7 +37,7 @@ class MovingSum:
         return [self.offline(stream) for stream in offered]
 
 
-def history(begins_at: int = 0) -> list[OfferedStream]:
+def history(begins_at: int = 0) -> Offered:
     """Two keys over six records of two samples; `a` ends after its second record and begins again; one record is refused."""
     keys: list[bytes | None] = [b"a", b"b", b"a", b"a", b"b", b"a", b"a", b"b"]
     values = [b"x", b"x", b"x", None, b"bad", b"x", b"x", b"x"]
@@ -52,12 +52,12 @@ def history(begins_at: int = 0) -> list[OfferedStream]:
         refused={4: Refusal(Reason.DECODE, "not JSON")},
     )
     batch = RecordBatch("in", 0, offsets, [0] * 8, keys, values)
-    return streams(0, [(batch, chunks)], begins_at)
+    return offered(0, [(batch, chunks)], begins_at)
 
 
-def flawless(offered: list[OfferedStream]) -> list[Prediction]:
+def flawless(history: Offered) -> list[Prediction]:
     oracle, out = MovingSum(), []
-    for stream in offered:
+    for stream in history.streams:
         y = oracle.offline(stream)
         for record in stream.records:
             begin, end = oracle.ready(record.first), oracle.ready(record.first + len(record.samples))
@@ -67,8 +67,9 @@ def flawless(offered: list[OfferedStream]) -> list[Prediction]:
     return sorted(out, key=lambda prediction: prediction.offset)
 
 
-def verdict(published: list[Prediction], begins_at: int = 0) -> AuditReport:
-    return judge(history(begins_at), published, MovingSum())
+def verdict(published: list[Prediction], begins_at: int = 0, letters: tuple[Letter, ...] | None = None) -> AuditReport:
+    refused = (Letter(0, begins_at + 4, "decode"),)
+    return judge([history(begins_at)], published, refused if letters is None else letters, MovingSum())
 
 
 def test_a_flawless_history_passes() -> None:
@@ -121,6 +122,22 @@ def test_another_value_fails(wrong: float) -> None:
     published = flawless(history())
     report = verdict([replace(published[0], y=published[0].y * np.float32(wrong)), *published[1:]])
     assert not report.passed(exact=False)
+
+
+def test_lost_and_doubled_dead_letters_are_seen() -> None:
+    published, letter = flawless(history()), Letter(0, 4, "decode")
+    assert verdict(published, letters=()).letters_missing == 1
+    assert verdict(published, letters=(letter, letter)).letters_unexpected == 1
+    report = verdict(published, letters=(Letter(0, 4, "shape"),))
+    assert (report.letters_missing, report.letters_unexpected) == (1, 1)
+    assert not report.passed(exact=False)
+
+
+def test_a_prediction_too_large_for_its_topic_is_a_dead_letter_instead() -> None:
+    published = flawless(history())
+    letters = (Letter(0, 4, "decode"), Letter(0, published[0].offset, "output_too_large"))
+    assert verdict(published[1:], letters=letters).passed(exact=True)
+    assert not verdict(published, letters=letters).passed(exact=True)
 
 
 def test_streams_whose_beginning_the_log_lost_are_not_judged() -> None:
