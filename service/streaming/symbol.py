@@ -16,10 +16,18 @@ if TYPE_CHECKING:
 
 
 class Layout(Enum):
-    """Which dimension of `[B, …]` holds what."""
+    """Which dimension holds what: batch, channels, time."""
 
     BCT = "BCT"
     BTC = "BTC"
+    TBC = "TBC"
+    TCB = "TCB"
+    CBT = "CBT"
+    CTB = "CTB"
+
+    @property
+    def batch_dim(self) -> int:
+        return self.value.index("B")
 
     @property
     def channel_dim(self) -> int:
@@ -29,9 +37,8 @@ class Layout(Enum):
     def time_dim(self) -> int:
         return self.value.index("T")
 
-    @property
-    def swapped(self) -> Layout:
-        return Layout.BTC if self is Layout.BCT else Layout.BCT
+    def permuted(self, order: Sequence[int]) -> Layout:
+        return Layout("".join(self.value[dim] for dim in order))
 
 
 class Extent:
@@ -86,7 +93,7 @@ Extent.__index__ = _refusing("used as a number")  # type: ignore[attr-defined]
 
 
 class Symbol:
-    """Stands for a tensor `[B, C, T]` or `[B, T, C]` while a module is traced.
+    """Stands for a tensor of batch, channels and time, in any order, while a module is traced.
 
     Its own attributes have names that tensors do not have, since all others mean the tensor's.
     """
@@ -115,9 +122,8 @@ class Symbol:
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        sizes: list[Any] = [Extent(self.tracing, None), self.channels, self.channels]
-        sizes[self.dims.time_dim] = Extent(self.tracing, self.reads)
-        return tuple(sizes)
+        sizes = {"B": Extent(self.tracing, None), "C": self.channels, "T": Extent(self.tracing, self.reads)}
+        return tuple(sizes[letter] for letter in self.dims.value)
 
     def size(self, dim: int | None = None) -> Any:
         return self.shape if dim is None else self.shape[dim]

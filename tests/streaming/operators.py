@@ -27,6 +27,23 @@ class Function(nn.Module):
         return self.function(x)
 
 
+class Remembering(nn.Module):
+    """A recurrent module between two others, over `[B, C, T]`."""
+
+    def __init__(self, before: nn.Module, memory: nn.RNNBase, after: nn.Module) -> None:
+        super().__init__()
+        self.before = before
+        self.memory = memory
+        self.after = after
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.before(x)
+        if self.memory.batch_first:
+            return self.after(self.memory(y.transpose(1, 2))[0].transpose(1, 2))
+        remembered, _ = self.memory(y.permute(2, 0, 1))
+        return self.after(remembered.permute(1, 2, 0))
+
+
 Case = tuple[nn.Module, int]
 
 
@@ -269,6 +286,21 @@ def recurrent(draw: Any) -> Case:
     return nn.Sequential(*draw(st.sampled_from(orders))), channels
 
 
+@st.composite
+def rnn(draw: Any) -> Case:
+    """LSTM, GRU and RNN, before and after convolutions, batch first or not."""
+    channels, hidden = draw(CHANNELS), draw(st.integers(1, 5))
+    kind = draw(st.sampled_from([nn.LSTM, nn.GRU, nn.RNN]))
+    batch_first = draw(st.booleans())
+    options = {"nonlinearity": draw(st.sampled_from(["tanh", "relu"]))} if kind is nn.RNN else {}
+    layers = draw(st.integers(1, 2))
+    memory = kind(channels, hidden, layers, bias=draw(st.booleans()), batch_first=batch_first, **options)
+    before = draw(st.sampled_from([nn.Identity(), nn.Conv1d(channels, channels, 3, 2, 1)]))
+    after = draw(st.sampled_from([nn.Identity(), nn.Conv1d(hidden, 2, 3, padding=2, dilation=2)]))
+
+    return Remembering(before, memory, after), channels
+
+
 TABLE: dict[str, st.SearchStrategy[Case]] = {
     "Conv1d": conv1d(),
     "depthwise Conv1d": depthwise(),
@@ -287,4 +319,5 @@ TABLE: dict[str, st.SearchStrategy[Case]] = {
     "gated": gated(),
     "in place": in_place(),
     "Smooth and Detect": recurrent(),
+    "LSTM, GRU, RNN": rnn(),
 }

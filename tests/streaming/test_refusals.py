@@ -76,6 +76,33 @@ def test_a_function_is_refused_with_its_source_line(name: str) -> None:
     assert name in {"random", "two outputs", "another layout"} or "test_refusals.py:" in str(caught.value)
 
 
+class Classifier(nn.Module):
+    """A recurrent network that answers once, at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, (last, _) = self.memory(x.transpose(1, 2))
+        return last[-1]
+
+
+def test_the_state_at_the_end_of_a_sequence_is_refused() -> None:
+    with pytest.raises(NotStreamable, match="state at the end of the sequence"):
+        convert(Classifier(), 4)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.LSTM(4, 4), nn.LSTM(4, 4, proj_size=2, batch_first=True), nn.GRU(3, 4, batch_first=True)],
+    ids=["layout", "projection", "size"],
+)
+def test_a_recurrence_that_does_not_fit_is_refused(module: nn.RNNBase) -> None:
+    with pytest.raises(NotStreamable, match=type(module).__name__):
+        convert(nn.Sequential(module), 4, layout="BTC")
+
+
 def test_a_module_that_counts_its_calls_is_refused() -> None:
     class Counting(nn.Module):
         calls: Tensor

@@ -1,5 +1,5 @@
 """One file per family of operators; importing this package registers them all."""
 
-from service.streaming.operators import affine, arithmetic, convolution, pointwise, pooling, slicing, unsupported
+from service.streaming.operators import affine, arithmetic, convolution, pointwise, pooling, recurrent, slicing, unsupported
 
-__all__ = ["affine", "arithmetic", "convolution", "pointwise", "pooling", "slicing", "unsupported"]
+__all__ = ["affine", "arithmetic", "convolution", "pointwise", "pooling", "recurrent", "slicing", "unsupported"]

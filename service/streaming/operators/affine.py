@@ -91,7 +91,7 @@ class Softmax(Pointwise):
 
 @lowers("linear")
 def linear(trace: Trace, symbol: Symbol, weight: Tensor, bias: Tensor | None = None) -> Symbol:
-    if symbol.dims is not Layout.BTC:
+    if symbol.dims.channel_dim != 2:
         trace.refuse("Linear over time", "Transpose to [B, T, C] first, or use a Conv1d.")
     if symbol.channels != weight.shape[1]:
         trace.refuse(
@@ -134,7 +134,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Symbol:
-    if symbol.dims is not Layout.BTC or tuple(normalized_shape) != (symbol.channels,):
+    if symbol.dims.channel_dim != 2 or tuple(normalized_shape) != (symbol.channels,):
         trace.refuse("LayerNorm over time", "Normalise the channels of a frame: transpose to [B, T, C] first.")
     return trace.add(LayerNorm(symbol.channels, weight, bias, eps), [symbol])
 

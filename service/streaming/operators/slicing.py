@@ -22,7 +22,7 @@ def getitem(trace: Trace, symbol: Symbol, key: Any) -> Symbol:
     place = keys.index(Ellipsis) if Ellipsis in keys else len(keys)
     rest = [item for item in keys if item is not Ellipsis]
     keys = rest[:place] + [EVERYTHING] * (3 - len(rest)) + rest[place:]
-    if not _is_everything(keys[0]):
+    if not _is_everything(keys[symbol.dims.batch_dim]):
         trace.refuse("a slice of the batch", "Streams are batched freely; slice channels or time.")
     channels, time = keys[symbol.dims.channel_dim], keys[symbol.dims.time_dim]
     if not _is_everything(channels):
@@ -86,21 +86,17 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
 
 @lowers("transpose", "swapaxes", "swapdims")
 def transpose(trace: Trace, symbol: Symbol, first: int, second: int) -> Symbol:
-    if {first % 3, second % 3} != {1, 2}:
-        trace.refuse("a transpose of the batch dimension", "Transpose channels and time only.")
-    return Symbol(trace, symbol.reads, symbol.dims.swapped)
+    order = [0, 1, 2]
+    order[first], order[second] = order[second], order[first]
+    return Symbol(trace, symbol.reads, symbol.dims.permuted(order))
 
 
 @lowers("permute")
 def permute(trace: Trace, symbol: Symbol, *dims: Any) -> Symbol:
-    order = [dim % 3 for dim in (dims[0] if len(dims) == 1 else dims)]
-    if order == [0, 1, 2]:
-        return symbol
-    if order != [0, 2, 1]:
-        trace.refuse(f"permute to {order}", "Permute channels and time only.")
-    return Symbol(trace, symbol.reads, symbol.dims.swapped)
+    order = dims[0] if len(dims) == 1 else dims
+    return Symbol(trace, symbol.reads, symbol.dims.permuted(order))
 
 
 @lowers("mT")
 def matrix_transpose(trace: Trace, symbol: Symbol) -> Symbol:
-    return Symbol(trace, symbol.reads, symbol.dims.swapped)
+    return transpose(trace, symbol, 1, 2)
