@@ -7,21 +7,21 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator
 
 OWNED = {
-    "auto.offset.reset": "a position outside the log is reported, never silently reset",
-    "delivery.report.only.error": "penstock needs every delivery report",
-    "enable.auto.commit": "offsets are committed in the transaction with the predictions",
-    "enable.auto.offset.store": "offsets are committed in the transaction with the predictions",
+    "isolation.level": "inputs must be read committed, or records of aborted transactions would be processed",
+    "enable.auto.commit": "offsets are committed in the transaction of the predictions, never beside it",
+    "enable.auto.offset.store": "offsets are committed in the transaction of the predictions, never beside it",
+    "auto.offset.reset": "a position outside the log must be an error, never a silent reset",
     "enable.partition.eof": "penstock asks for it where it reads to an end",
-    "enable.idempotence": "transactions need it on",
-    "group.id": "it is the setting app",
-    "group.instance.id": "it is the setting instance",
-    "group.remote.assignor": "a task needs the same partition of every input topic, which only range gives",
-    "isolation.level": "only committed records may be read",
-    "partition.assignment.strategy": "a task needs the same partition of every input topic, which only range gives",
-    "partitioner": "keys are partitioned as Java clients do it",
-    "session.timeout.ms": "it is the setting group.session_timeout",
-    "transaction.timeout.ms": "it is the setting commit.transaction_timeout",
-    "transactional.id": "it is made of the settings app and instance",
+    "group.id": "it is the setting `app`",
+    "group.instance.id": "it is the setting `instance`",
+    "group.remote.assignor": "a task needs the same partition of every input topic, which only `range` gives",
+    "partition.assignment.strategy": "a task needs the same partition of every input topic, which only `range` gives",
+    "transactional.id": "it is made of the settings `app` and `instance`, so that a restart fences what was before",
+    "transaction.timeout.ms": "penstock compares transactions with it to tell a stalled one from a takeover",
+    "enable.idempotence": "a transactional producer is idempotent",
+    "delivery.report.only.error": "penstock collects failed deliveries itself",
+    "partitioner": "keys must go where the Java client puts them (murmur2)",
+    "session.timeout.ms": "it belongs to the membership, beside `instance`",
 }
 """Properties that penstock sets itself, each with the reason."""
 

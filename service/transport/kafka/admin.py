@@ -57,7 +57,8 @@ class KafkaAdmin:
         }
 
     def create(self, topics: Sequence[TopicDescription], timeout: float) -> None:
-        wanted = [NewTopic(topic.name, topic.partitions, topic.replication or -1, config=dict(topic.config)) for topic in topics]
+        once = {topic.name: topic for topic in topics}.values()  # a name given twice crashes confluent_kafka
+        wanted = [NewTopic(topic.name, topic.partitions, topic.replication or -1, config=dict(topic.config)) for topic in once]
         if not wanted:
             return
         for topic, created in self._admin.create_topics(wanted, operation_timeout=timeout, request_timeout=timeout).items():

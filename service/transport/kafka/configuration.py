@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import logging
+import re
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
+from service.config import OWNED
 from service.errors import ConfigurationError
 from service.transport.interface import Isolation, Membership
 
 Property = str | int | float | bool
 
 _LOG = logging.getLogger("penstock.kafka")
+_QUIET = 30.0  # seconds
 
-_OWNED: Mapping[str, str] = {
-    "isolation.level": "inputs must be read committed, or records of aborted transactions would be processed",
-    "enable.auto.commit": "offsets are committed in the transaction of the predictions, never beside it",
-    "enable.auto.offset.store": "offsets are committed in the transaction of the predictions, never beside it",
-    "auto.offset.reset": "a position outside the log must be an error, never a silent reset",
-    "enable.partition.eof": "penstock asks for it where it reads to an end",
-    "group.id": "it is the setting `app`",
-    "group.instance.id": "it is the setting `instance`",
-    "group.remote.assignor": "a task needs the same partition of every input topic, which only `range` gives",
-    "partition.assignment.strategy": "a task needs the same partition of every input topic, which only `range` gives",
-    "transactional.id": "it is made of the settings `app` and `instance`, so that a restart fences what was before",
-    "transaction.timeout.ms": "penstock compares transactions with it to tell a stalled one from a takeover",
-    "enable.idempotence": "a transactional producer is idempotent",
-    "delivery.report.only.error": "penstock collects failed deliveries itself",
-    "partitioner": "keys must go where the Java client puts them (murmur2)",
-    "session.timeout.ms": "it belongs to the membership, beside `instance`",
-}
+
+class _Once(logging.Filter):
+    """Lets a complaint of librdkafka's through once in `_QUIET` seconds: it repeats what it finds at every attempt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # Without what differs from one client and attempt to the next: `[rdkafka#consumer-2]`, `(after 3ms in state CONNECT)`.
+        text, threads = re.subn(r"\[[^]]*\]|\(after [^)]*\)", "", record.getMessage())
+        if not threads:
+            return True
+        now = time.monotonic()
+        if now - self._said.get(text, -_QUIET) < _QUIET:
+            return False
+        self._said[text] = now
+        return True
+
+
+_LOG.addFilter(_Once())
+_LOG.addHandler(logging.NullHandler())  # a program that configures no logging wants none of it
 
 _CONSUMER_ONLY = frozenset(
     {
@@ -105,8 +114,8 @@ class KafkaProperties:
 
     def __init__(self, properties: Mapping[str, Property]) -> None:
         for name in properties:
-            if name in _OWNED:
-                raise ConfigurationError(f"kafka.{name}: penstock sets this property itself, because {_OWNED[name]}; remove it")
+            if name in OWNED:
+                raise ConfigurationError(f"kafka.{name}: penstock sets this property itself, because {OWNED[name]}; remove it")
         if not properties.get("bootstrap.servers"):
             raise ConfigurationError("kafka.bootstrap.servers: missing; name at least one broker as host:port")
         self._properties = dict(properties)

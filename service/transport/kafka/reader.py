@@ -15,7 +15,7 @@ from service.transport.kafka.errors import MISSING, OUTSIDE, Trouble, reason, so
 
 _MAX_RECORDS = 10_000
 _POLL = 0.1
-_NO_LEADER_YET = {KafkaError.LEADER_NOT_AVAILABLE, KafkaError._WAIT_CACHE}
+_NO_LEADER_YET = {KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._WAIT_CACHE}
 
 
 class KafkaReader:
@@ -51,13 +51,19 @@ class KafkaReader:
             if self._log_ends is None:
                 self._log_ends = KafkaReader(self._properties, Isolation.READ_UNCOMMITTED)
             return self._log_ends.watermarks(partition, timeout)
-        try:
-            first, end = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout)
-        except KafkaException as error:
-            if reason(error).code() in MISSING:
-                raise TransportUnavailable(f"there is no partition {partition.partition} of a topic {partition.topic!r}") from None
-            raise self._unavailable(f"{partition.topic}[{partition.partition}]", error) from None
-        return first, end
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                first, end = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout)
+            except KafkaException as error:
+                if reason(error).code() in _NO_LEADER_YET and time.monotonic() < deadline:
+                    time.sleep(_POLL)
+                    continue
+                where = f"{partition.topic}[{partition.partition}]"
+                if reason(error).code() in MISSING:
+                    raise TransportUnavailable(f"there is no partition {where}") from None
+                raise self._unavailable(where, error) from None
+            return first, end
 
     def read(self, partition: Partition, start: int, stop: int, timeout: float) -> Iterator[RecordBatch]:
         if start >= stop:

@@ -20,6 +20,11 @@ _REGISTERED = 0.2  # seconds to wait for what is on its way before an abort
 _ROOM = 0.1  # seconds to wait at a time for room in a full queue
 
 
+def _now() -> float:
+    """Seconds that go on while the machine is suspended, as the broker's do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class KafkaSink:
     """Implements `Sink`."""
 
@@ -38,7 +43,7 @@ class KafkaSink:
         self._broken: PenstockError | None = None
 
     def open(self, timeout: float) -> None:
-        self._began = time.monotonic()
+        self._began = _now()
         try:
             self._call("opening", self._producer.init_transactions, timeout=timeout)
         except TimeoutError:
@@ -49,8 +54,11 @@ class KafkaSink:
     def begin(self) -> None:
         self._check_usable()
         self._send_error = None
-        self._began = time.monotonic()
-        self._call("beginning a transaction", self._producer.begin_transaction)
+        self._began = _now()
+        try:
+            self._call("beginning a transaction", self._producer.begin_transaction)
+        except TimeoutError:
+            raise EpochAborted("beginning a transaction: librdkafka is not ready for one") from None
 
     def produce(
         self,
@@ -85,7 +93,7 @@ class KafkaSink:
             TopicPartition(partition.topic, partition.partition, committed.offset, committed.metadata)
             for partition, committed in offsets.items()
         ]
-        left = self._timeout - (time.monotonic() - self._began)
+        left = self._timeout - (_now() - self._began)
         try:
             self._call(
                 "sending offsets",
@@ -121,6 +129,8 @@ class KafkaSink:
             except BufferError:
                 self._make_room()
             except KafkaException as error:
+                if reason(error).code() == KafkaError._FATAL:
+                    self._check_usable()  # raises what is behind it: a takeover, perhaps
                 refused = delivery_error(reason(error), topic)
                 if refused is None or isinstance(refused, EpochAborted):
                     refused = self._classified(f"producing to {topic!r}", reason(error))
@@ -128,7 +138,7 @@ class KafkaSink:
 
     def _make_room(self) -> None:
         self._check_usable(_ROOM)
-        if time.monotonic() - self._began > self._timeout:
+        if _now() - self._began > self._timeout:
             raise EpochAborted("producing: the queue stayed full for the transaction's timeout")
 
     def _finish(self, what: str, call: Callable[[float], None], timeout: float) -> None:
@@ -140,23 +150,23 @@ class KafkaSink:
 
     def _call(self, what: str, call: Callable[..., None], timeout: float | None = None) -> None:
         """The same call again while librdkafka says that it may be retried. Raises `TimeoutError` after `timeout` seconds."""
-        deadline = time.monotonic() + (timeout or 0.0)
+        deadline = _now() + (timeout or 0.0)
         pause = _FIRST_PAUSE
         while True:
             try:
-                call() if timeout is None else call(max(deadline - time.monotonic(), _ROOM))
+                call() if timeout is None else call(max(deadline - _now(), _ROOM))
                 return
             except KafkaException as error:
                 found = reason(error)
             if not found.retriable():
                 raise self._classified(what, found)
-            if time.monotonic() >= deadline:
+            if _now() >= deadline:
                 raise TimeoutError
-            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+            time.sleep(min(pause, max(0.0, deadline - _now())))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _classified(self, what: str, error: KafkaError) -> PenstockError:
-        age = time.monotonic() - self._began
+        age = _now() - self._began
         found = transaction_error(error, f"{self._transactional_id}: {what}", age, self._timeout)
         if isinstance(found, EpochAborted):
             return self._send_error or found

@@ -186,7 +186,7 @@ class KafkaSource:
             except KafkaException as error:
                 if reason(error).code() in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS):
                     return
-                raise
+                raise self._trouble.unavailable(f"starting {partition.topic}[{partition.partition}]", reason(error)) from None
             if partition not in self._paused:
                 self._resume([at])
             self._started.add(partition)
