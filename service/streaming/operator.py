@@ -1,7 +1,8 @@
-"""What an operator of the streaming graph is: three kinds, by how they read time.
+"""What an operator of the streaming graph is: four kinds, by how they read time.
 
-`Pointwise` reads the same index of all its inputs, `Windowed` a few indices around it, `Recurrence` everything before it through a
-hidden state. A family of operators is a file in `operators/` that subclasses one of them; nothing else has to change.
+`Pointwise` reads the same index of all its inputs, `Windowed` a few indices around it, `Expansion` makes several elements of each,
+`Recurrence` reads everything before it through a hidden state. A family of operators is a file in `operators/` that subclasses one
+of them; nothing else has to change.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ class Operator(ABC):
     def reach(self) -> int:
         """From how many input elements on `needs` and `timeline` are regular."""
         return 0
+
+    @property
+    def pattern(self) -> int:
+        """After how many output elements `needs` repeats."""
+        return 1
 
     def weights(self) -> tuple[Tensor, ...]:
         """All tensors that decide the result, for fingerprints and for moving to a device."""
@@ -131,6 +137,31 @@ class Windowed(Operator):
     @abstractmethod
     def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
         """The output rows, one per window; written to `out` and returned, when it is given."""
+
+
+class Expansion(Operator):
+    """Every input element becomes `factor` output elements."""
+
+    factor: int
+
+    def timeline(self, inputs: Sequence[Timeline]) -> Timeline:
+        (timeline,) = inputs
+        ready, total = (Count.derive(lambda count: count * self.factor, count) for count in (timeline.ready, timeline.total))
+        return Timeline(ready, total)
+
+    def needs(self, first: Frames) -> Frames:
+        return first // self.factor
+
+    def reads_until(self, last: Frames) -> Frames:
+        return last // self.factor
+
+    @property
+    def pattern(self) -> int:
+        return self.factor
+
+    @abstractmethod
+    def compute(self, rows: Float[Tensor, "M C_in"]) -> Float[Tensor, "M*factor C"]:
+        """The output rows of each input row, one after the other."""
 
 
 class Recurrence(Operator):

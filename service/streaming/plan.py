@@ -14,7 +14,7 @@ import numpy as np
 
 from service.errors import NotStreamable
 from service.streaming.graph import Graph, Node, Value, View
-from service.streaming.operator import Recurrence, Windowed
+from service.streaming.operator import Expansion, Recurrence, Windowed
 from service.streaming.timeline import Count, Frames
 
 
@@ -74,6 +74,8 @@ def _readers(graph: Graph) -> dict[int, list[tuple[Node, View]]]:
 
 def _reads_fresh_rows(node: Node, view: View) -> bool:
     """Whether the node takes exactly the rows that the value has just got."""
+    if isinstance(node.operator, Expansion):
+        return view.is_whole
     same_index = not isinstance(node.operator, Windowed) or node.operator.window.is_same_index
     return same_index and view.shift == 0 and view.fill is None and node.output.timeline.ready == view.value.timeline.ready
 
@@ -84,7 +86,7 @@ def _low(node: Node, view: View, done: Count) -> Count:
     def rule(first: Frames) -> Frames:
         return np.maximum(0, node.operator.needs(first) + view.shift)
 
-    return Count.derive(rule, done, reach=node.operator.reach + abs(view.shift), empty=None)
+    return Count.derive(rule, done, stride=node.operator.pattern, reach=node.operator.reach + abs(view.shift), empty=None)
 
 
 def _history(node: Node, view: View) -> int:

@@ -17,7 +17,7 @@ from service.streaming.checks import check_chunks, check_slots
 from service.streaming.fingerprint import fingerprint, state_fingerprint
 from service.streaming.graph import Node
 from service.streaming.numerics import Numerics
-from service.streaming.operator import Pointwise, Recurrence, Window, Windowed
+from service.streaming.operator import Expansion, Pointwise, Recurrence, Window, Windowed
 from service.streaming.plan import Plan
 from service.streaming.ragged import Ragged
 from service.streaming.reading import Reading
@@ -262,6 +262,10 @@ class Program:
             (reading,) = step.readings
             index = reading.view.value.index
             rows[made] = operator.compute(reading.windows(turn, span, rows[index], state.stores.get(index)), target)
+        elif isinstance(operator, Expansion):
+            (reading,) = step.readings
+            result = reading.expanded(turn, span, operator.compute(rows[reading.view.value.index]), operator.factor)
+            rows[made] = result if target is None else target.copy_(result)
         elif isinstance(operator, Pointwise):
             inputs = [
                 reading.rows(turn, span, rows[reading.view.value.index], state.stores.get(reading.view.value.index))

@@ -38,6 +38,13 @@ class Reading:
             totals = turn.limit(self.view.timeline.total).index_select(0, out.owner)
         return Windows(values, out, totals)
 
+    def expanded(self, turn: Turn, out: Span, made: Float[Tensor, "F C"], factor: int) -> Float[Tensor, "M C"]:
+        """Of the elements made from all new input rows, those that the output needs; all of them, except when rings are rebuilt."""
+        if out.rows == len(made):
+            return made
+        into = turn.span(self.view.value)
+        return made.index_select(0, out.index + into.to_stage.index_select(0, out.owner) * factor)
+
     def _gather(self, turn: Turn, out: Span, packed: Tensor, store: Store | None) -> Float[Tensor, "Mk C"]:
         absolute = self._absolute(turn, out)
         into = turn.span(self.view.value)

@@ -301,6 +301,36 @@ def rnn(draw: Any) -> Case:
     return Remembering(before, memory, after), channels
 
 
+@st.composite
+def conv_transpose1d(draw: Any) -> Case:
+    groups = draw(st.sampled_from([1, 1, 2]))
+    inward, outward = groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3))
+    stride, dilation = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    extra = draw(st.integers(0, max(stride, dilation) - 1))
+    up = nn.ConvTranspose1d(
+        inward, outward, draw(st.integers(1, 6)), stride, draw(st.integers(0, 4)), extra, groups, draw(st.booleans()), dilation
+    )
+    before = draw(st.sampled_from([nn.Identity(), nn.Conv1d(inward, inward, 3, 2, 1)]))
+    after = draw(
+        st.sampled_from([nn.Identity(), nn.Conv1d(outward, 2, 4, 3, 1), nn.Sequential(nn.ReLU(), nn.Conv1d(outward, 1, 3))])
+    )
+    return nn.Sequential(before, up, after), inward
+
+
+@st.composite
+def hourglass(draw: Any) -> Case:
+    """Down by a stride, up again, and a skip around it, cut to the shorter length."""
+    channels, stride = draw(CHANNELS), draw(st.integers(2, 3))
+    down = nn.Conv1d(channels, channels, 2 * stride - 1, stride, stride - 1)
+    up = nn.ConvTranspose1d(channels, channels, 2 * stride, stride, draw(st.integers(0, 2)))
+
+    def forward(x: Tensor) -> Tensor:
+        y = up(torch.tanh(down(x)))
+        return torch.cat([y[..., : x.shape[-1]], x[..., : y.shape[-1]]], 1)
+
+    return Function(forward, down, up), channels
+
+
 TABLE: dict[str, st.SearchStrategy[Case]] = {
     "Conv1d": conv1d(),
     "depthwise Conv1d": depthwise(),
@@ -320,4 +350,6 @@ TABLE: dict[str, st.SearchStrategy[Case]] = {
     "in place": in_place(),
     "Smooth and Detect": recurrent(),
     "LSTM, GRU, RNN": rnn(),
+    "ConvTranspose1d": conv_transpose1d(),
+    "hourglass": hourglass(),
 }

@@ -1,5 +1,15 @@
 """One file per family of operators; importing this package registers them all."""
 
-from service.streaming.operators import affine, arithmetic, convolution, pointwise, pooling, recurrent, slicing, unsupported
+from service.streaming.operators import (
+    affine,
+    arithmetic,
+    convolution,
+    pointwise,
+    pooling,
+    recurrent,
+    slicing,
+    transposed,
+    unsupported,
+)
 
-__all__ = ["affine", "arithmetic", "convolution", "pointwise", "pooling", "recurrent", "slicing", "unsupported"]
+__all__ = ["affine", "arithmetic", "convolution", "pointwise", "pooling", "recurrent", "slicing", "transposed", "unsupported"]
