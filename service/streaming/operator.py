@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,17 +81,26 @@ class Pointwise(Operator):
         """The output rows; written to `out` and returned, when it is given."""
 
 
+class Edge(Enum):
+    """What lies outside the input: a constant, the first or last element, or the elements mirrored at them."""
+
+    FILL = "fill"
+    REPLICATE = "replicate"
+    REFLECT = "reflect"
+
+
 @dataclass(frozen=True)
 class Window:
-    """Output element `j` reads input elements `j * stride + offset`; outside the input it reads `fill`."""
+    """Output element `j` reads input elements `j * stride + offset`; outside the input it reads `fill`, or what `edge` says."""
 
     stride: int
     offsets: tuple[int, ...]
     fill: float = 0.0
+    edge: Edge = Edge.FILL
 
     @property
     def is_same_index(self) -> bool:
-        return self.stride == 1 and self.offsets == (0,)
+        return self.stride == 1 and self.offsets == (0,) and self.edge is Edge.FILL
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from service.streaming.arena import Store
 from service.streaming.graph import View
-from service.streaming.operator import Window, Windows
+from service.streaming.operator import Edge, Window, Windows
 from service.streaming.turn import Span, Turn
 
 
@@ -47,6 +47,8 @@ class Reading:
 
     def _gather(self, turn: Turn, out: Span, packed: Tensor, store: Store | None) -> Float[Tensor, "Mk C"]:
         absolute = self._absolute(turn, out)
+        if self.window.edge is not Edge.FILL:
+            absolute = self._inside(turn, out, absolute)
         into = turn.span(self.view.value)
         rows = absolute + self._per_element(turn, out, "stage", into, into.to_stage)
         if store is None:
@@ -81,6 +83,15 @@ class Reading:
         if spread is None:
             spread = turn.shared[key] = _repeated(per_stream.index_select(0, out.owner), self.taps)
         return spread
+
+    def _inside(self, turn: Turn, out: Span, absolute: Int64[Tensor, "Mk"]) -> Int64[Tensor, "Mk"]:
+        """Indices beyond an edge, led back inside."""
+        reflects = self.window.edge is Edge.REFLECT
+        absolute = absolute.abs() if reflects else absolute.clamp(min=0)
+        if turn.final is None:
+            return absolute
+        last = _repeated(turn.limit(self.view.value.timeline.total).index_select(0, out.owner), self.taps) - 1
+        return torch.minimum(absolute, torch.where(absolute > last, 2 * last - absolute, absolute) if reflects else last)
 
     def _outside(self, turn: Turn, out: Span, absolute: Int64[Tensor, "Mk"]) -> Tensor | None:
         """Which elements lie in padding; None when none can, which is most steps."""

@@ -318,6 +318,32 @@ def conv_transpose1d(draw: Any) -> Case:
 
 
 @st.composite
+def edge_padding(draw: Any) -> Case:
+    channels, kernel = draw(CHANNELS), draw(st.integers(1, 5))
+    mode = draw(st.sampled_from(["replicate", "reflect"]))
+    left, right = draw(st.integers(0, 4)), draw(st.integers(0, 4))
+    conv = nn.Conv1d(channels, 2, kernel, draw(st.integers(1, 3)), draw(st.integers(0, 3)), padding_mode=mode)
+    padded = Function(lambda x: F.pad(x, (left, right), mode=mode))
+    shapes: list[list[nn.Module]] = [
+        [conv],
+        [padded],
+        [padded, conv],
+        [nn.Conv1d(channels, channels, 3, 2, 1), padded],
+        [padded, Smooth(0.4)],
+    ]
+    return nn.Sequential(*draw(st.sampled_from(shapes))), channels
+
+
+@st.composite
+def upsample(draw: Any) -> Case:
+    channels = draw(CHANNELS)
+    up = nn.Upsample(scale_factor=draw(st.integers(1, 4)), mode="nearest")
+    before = draw(st.sampled_from([nn.Identity(), nn.AvgPool1d(2), nn.Conv1d(channels, channels, 3, 3, 2)]))
+    after = draw(st.sampled_from([nn.Identity(), nn.Conv1d(channels, 2, 5, padding=2), nn.Conv1d(channels, 1, 3, 2), Smooth(0.2)]))
+    return nn.Sequential(before, up, after), channels
+
+
+@st.composite
 def hourglass(draw: Any) -> Case:
     """Down by a stride, up again, and a skip around it, cut to the shorter length."""
     channels, stride = draw(CHANNELS), draw(st.integers(2, 3))
@@ -352,4 +378,6 @@ TABLE: dict[str, st.SearchStrategy[Case]] = {
     "LSTM, GRU, RNN": rnn(),
     "ConvTranspose1d": conv_transpose1d(),
     "hourglass": hourglass(),
+    "replicate and reflect padding": edge_padding(),
+    "Upsample": upsample(),
 }

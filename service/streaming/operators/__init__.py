@@ -4,6 +4,8 @@ from service.streaming.operators import (
     affine,
     arithmetic,
     convolution,
+    expansion,
+    padding,
     pointwise,
     pooling,
     recurrent,
@@ -12,4 +14,16 @@ from service.streaming.operators import (
     unsupported,
 )
 
-__all__ = ["affine", "arithmetic", "convolution", "pointwise", "pooling", "recurrent", "slicing", "transposed", "unsupported"]
+__all__ = [
+    "affine",
+    "arithmetic",
+    "convolution",
+    "expansion",
+    "padding",
+    "pointwise",
+    "pooling",
+    "recurrent",
+    "slicing",
+    "transposed",
+    "unsupported",
+]

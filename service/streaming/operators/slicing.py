@@ -8,6 +8,7 @@ from typing import Any
 from service.streaming.graph import Select
 from service.streaming.lowering import lowers
 from service.streaming.operators.arithmetic import part
+from service.streaming.operators.padding import pad_with_edge
 from service.streaming.symbol import Extent, Symbol
 from service.streaming.tracing import Trace
 
@@ -68,8 +69,10 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
     left, right = sides[time : time + 2]
     if any(side for place, side in enumerate(sides) if place not in (time, time + 1)):
         trace.refuse("padding of channels or batch", "Pad time only.")
+    if mode in ("replicate", "reflect"):
+        return pad_with_edge(trace, symbol, left, right, mode)
     if mode != "constant":
-        trace.refuse(f"{mode} padding", "Pad with zeros (padding_mode='zeros'), or run the network per window.")
+        trace.refuse(f"{mode} padding", "It reads the other end of the stream; pad with zeros, or run the network per window.")
     fill = float(value or 0.0)
     view = symbol.reads
     if left < 0 or right < 0:
