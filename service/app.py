@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from service import model
+from service.background import Beside
 from service.codec import decoder, encoder
 from service.codec.interface import Decoder, Encoder
 from service.config import Config
@@ -63,6 +64,7 @@ class Application:
         accept_fingerprint: bool = False,
         clock: Callable[[], float] = time.monotonic,
         longest_poll: float = 0.1,
+        beside: Beside | None = None,
     ) -> Worker:
         """Checks the topics (raises `OperatorActionRequired`) and makes the loop, not yet connected to its group."""
         config = self.config
@@ -90,6 +92,7 @@ class Application:
             RestorePolicy(config.snapshot_topic, self.fingerprint, self.program.check, accept_fingerprint),
             metrics or Metrics(),
             clock,
+            beside=beside,
         )
 
     def run(self, transport: Transport, stop: threading.Event, accept_fingerprint: bool = False) -> None:

@@ -52,6 +52,11 @@ class Assignment:
         """The next offset of each live task."""
         return {number: task.next_offset for number, task in self.tasks.items() if task.live}
 
+    def fed(self, records: Sequence[RecordBatch]) -> None:
+        """These have been fed: their tasks go on behind them."""
+        for part in records:
+            self.tasks[part.partition].next_offset = part.offsets[-1] + 1
+
     def add(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:
             task = Task(partition.partition, partition)

@@ -76,9 +76,11 @@ class Epoch:
         self.snapshots += 1
         self.snapshot_bytes += len(data or b"")
 
-    def commit(self, offsets: Mapping[Partition, Committed], group: GroupToken, timeout: float) -> None:
+    def send(self, offsets: Mapping[Partition, Committed], group: GroupToken) -> None:
         """Offsets go last; the membership token is as fresh as the caller's last line."""
         self.sink.send_offsets(offsets, group)
+
+    def commit(self, timeout: float) -> None:
         self.sink.commit(timeout)
 
     def abort(self, timeout: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -13,14 +12,16 @@ import numpy as np
 import structlog
 
 from service.assignment import Assignment
-from service.codec.interface import Encoder, Predictions, Reason, Refusal
-from service.emission import predictions
+from service.background import Beside, Wait, in_thread
+from service.codec.interface import Encoder
 from service.epoch import Epoch, Topics
 from service.errors import EpochAborted, OutcomeUnknown, PenstockError, TransportUnavailable
+from service.feeder import Feeder
 from service.observe.metrics import Metrics
 from service.restore import BEGUN, BEGUN_KEY, RestorePolicy, SharedReader
-from service.scheduler import Batch, DeadLetter, Scheduler
+from service.scheduler import Schedule, Scheduler
 from service.state import CLEAN, SnapshotPolicy, Streams, replay_from
+from service.state.table import Slots
 from service.task import OffsetMetadata
 from service.transport.interface import (
     Committed,
@@ -51,6 +52,17 @@ class WorkerSettings:
     output_bytes: int = 900_000
 
 
+@dataclass(frozen=True, slots=True)
+class _Commit:
+    """A commit under way: how to wait for it, and what is true once it has happened."""
+
+    wait: Wait
+    offsets: dict[Partition, Committed]
+    snapshotted: Slots
+    tombstones: int
+    begun_at: float
+
+
 class Worker:
     """One group member. `run` returns after a clean stop; it raises `Fenced` and every other error that it cannot mend."""
 
@@ -67,23 +79,25 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         wall: Callable[[], float] = time.time,
+        beside: Beside | None = None,
     ) -> None:
         self._settings = settings
         self._transport = transport
-        self._scheduler = scheduler
         self.streams = streams
-        self._encoder = encoder
         self._policy = policy
         self._recovery = recovery
         self._metrics = metrics
         self._clock = clock
         self.sleep = sleep
         self._wall = wall
+        self._feeder = Feeder(scheduler, streams, encoder, metrics, clock, settings.input, settings.output_bytes)
         self._source = transport.source(settings.membership)
         self._reader = SharedReader(transport.reader())
         self._assignment = Assignment(self._source, self._reader, streams, recovery, metrics, clock)
         self._sink = transport.sink(settings.transactional_id, settings.transaction_timeout)
         self._epoch = self._new_epoch()
+        self._beside = beside or in_thread()
+        self._commit: _Commit | None = None
         self._again: list[RecordBatch] = []  # live records of an aborted epoch, to be fed before new ones
         self._failures = 0  # transactions in a row that were aborted, or whose outcome nobody learnt
         self._tombstones: list[tuple[int, bytes]] = []  # owed for streams that ended in replay
@@ -115,9 +129,13 @@ class Worker:
             records, self._again = self._again + polled, []
             replayed, live = self._assignment.split(records)
             self._replay(replayed)
-            self._feed(live)
+            schedule = self._feeder.decode(live)  # while the commit before, if there is one, is still under way
+            self._again = live
+            self._finish_commit()
+            self._again = []
+            self._feed(live, schedule)
             if self._due():
-                self.commit()
+                self._begin_commit()
             self._assignment.report_lag()
         except EpochAborted as error:
             self._count_failure(error)
@@ -128,80 +146,16 @@ class Worker:
             self._start_over()
 
     def _replay(self, records: Sequence[RecordBatch]) -> None:
-        """Feed committed input again; nothing is published."""
-        for batch in self._scheduler.batches(self._scheduler.decode(records), live=False):
-            self.streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
-            self._tombstones += self._scheduler.settle(batch, self._clock())
-        for part in records:
-            task = self._assignment.tasks[part.partition]
-            task.next_offset = part.offsets[-1] + 1
-            self._metrics.replayed(len(part))
+        if records:
+            self._tombstones += self._feeder.replay(records)
+            self._assignment.fed(records)
 
-    def _feed(self, records: list[RecordBatch]) -> None:
-        """Feed new input and publish what it completes, in the epoch's transaction."""
-        if not records:
-            return
-        self._epoch.records += records
-        self._epoch.begin(self._clock())
-        with self._metrics.decoding():
-            schedule = self._scheduler.decode(records)
-        self._metrics.consumed(self._settings.input, sum(map(len, records)), schedule.samples)
-        for letter in schedule.letters:
-            self._refuse(letter)
-        for batch in self._scheduler.batches(schedule, live=True):
-            self._step(batch, records)
-        for part in records:
-            self._assignment.tasks[part.partition].next_offset = part.offsets[-1] + 1
-
-    def _step(self, batch: Batch, records: list[RecordBatch]) -> None:
-        self.streams.protect(batch.slots)
-        with self._metrics.stepping(len(batch.slots), len(batch.values)):
-            values, lengths = self.streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
-        for keys, outputs in predictions(batch, values, lengths, self.streams.table, self._settings.input):
-            with self._metrics.encoding(len(keys)):
-                encoded = self._encoder.encode(outputs)
-            if max(map(len, encoded)) > self._settings.output_bytes:
-                keys, encoded = self._refuse_large(keys, encoded, outputs, records)
-            self._epoch.publish(keys, encoded)
-        for row in batch.illegal.tolist():
-            self._drop_stream(batch, row, records)
-        for task, key in self._scheduler.settle(batch, self._clock()):
-            self._epoch.snapshot(task, key, None)
-
-    def _refuse(self, letter: DeadLetter) -> None:
-        self._epoch.dead_letter(letter.records, letter.row, letter.refusal)
-        self._metrics.refused(letter.refusal.reason)
-        log.warning(
-            "dead_letter",
-            reason=str(letter.refusal.reason),
-            message=letter.refusal.message,
-            partition=letter.records.partition,
-            offset=letter.records.offsets[letter.row],
-        )
-
-    def _refuse_large(
-        self, keys: list[bytes], encoded: list[bytes], outputs: Predictions, records: list[RecordBatch]
-    ) -> tuple[list[bytes], list[bytes]]:
-        """Predictions that their topic might refuse are not published; the records that led to them go to the dead letters."""
-        limit = self._settings.output_bytes
-        for value, offset in zip(encoded, outputs.offsets.tolist(), strict=True):
-            if len(value) > limit:
-                part, row = _find(records, outputs.partition, offset)
-                message = f"its prediction has {len(value)} bytes, more than limits.output_bytes: {limit}"
-                self._refuse(DeadLetter(part, row, Refusal(Reason.OUTPUT_TOO_LARGE, message)))
-        kept = [row for row, value in enumerate(encoded) if len(value) <= limit]
-        return [keys[row] for row in kept], [encoded[row] for row in kept]
-
-    def _drop_stream(self, batch: Batch, row: int, records: list[RecordBatch]) -> None:
-        """A stream ended at a length at which the network raises. The record that ended it goes to the dead letters, unless it
-        ended it only by beginning the next one."""
-        offset, frames = int(batch.rows.offsets[row]), int(batch.first[row])
-        part, at = _find(records, int(batch.rows.tasks[row]), offset)
-        if part.values[at] is None:
-            message = f"the stream ends after {frames} samples, a length at which the network raises; the stream is dropped"
-            self._refuse(DeadLetter(part, at, Refusal(Reason.LENGTH, message)))
-        else:
-            log.warning("stream_dropped", frames=frames, partition=part.partition, offset=offset)
+    def _feed(self, records: list[RecordBatch], schedule: Schedule) -> None:
+        if records:
+            self._epoch.records += records
+            self._epoch.begin(self._clock())
+            self._feeder.feed(records, schedule, self._epoch)
+            self._assignment.fed(records)
 
     def _patience(self) -> float:
         """How long a poll may wait, in seconds."""
@@ -223,7 +177,13 @@ class Worker:
         return idle and self._policy.overdue(self.streams.table, self._assignment.live(), now)
 
     def commit(self, closing: Collection[int] = ()) -> None:
-        """Snapshots, offsets, commit. Of tasks in `closing` every dirty stream is snapshotted, so that nothing needs replay."""
+        """Commit now. Of tasks in `closing` every dirty stream is snapshotted, so that nothing needs replay."""
+        self._begin_commit(closing)
+        self._finish_commit()
+
+    def _begin_commit(self, closing: Collection[int] = ()) -> None:
+        """Snapshots and offsets; the commit itself goes on beside the loop. Until it is finished, nothing live is fed."""
+        self._finish_commit()
         now, table, live = self._clock(), self.streams.table, self._assignment.live()
         chosen = self._policy.choose(table, live, now, now - self._committed_at)
         if closing:
@@ -245,16 +205,22 @@ class Worker:
             start = replay_from(table, number, offset, chosen)
             metadata = OffsetMetadata(start, self._settings.partitions, self._recovery.fingerprint)
             offsets[self._assignment.tasks[number].input] = Committed(offset, metadata.to_text())
-        with self._metrics.committing():
-            self._epoch.commit(offsets, self._source.group(), self._settings.transaction_timeout)
-        self._settle(offsets, chosen)
+        self._epoch.send(offsets, self._source.group())
+        epoch, timeout = self._epoch, self._settings.transaction_timeout
+        self._commit = _Commit(self._beside(lambda: epoch.commit(timeout)), offsets, chosen, len(self._tombstones), now)
 
-    def _settle(self, offsets: dict[Partition, Committed], snapshotted: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+    def _finish_commit(self) -> None:
+        """Wait for the commit under way, if there is one, and write down that it has happened. Raises what it has raised."""
+        commit, self._commit = self._commit, None
+        if commit is None:
+            return
+        commit.wait()
+        self._metrics.commit_took(self._clock() - commit.begun_at)
         table = self.streams.table
-        table.rows["dirty_since"][snapshotted] = CLEAN
-        table.rows["snapshotted"][snapshotted] = True
+        table.rows["dirty_since"][commit.snapshotted] = CLEAN
+        table.rows["snapshotted"][commit.snapshotted] = True
         self.streams.settle()
-        for partition, (offset, metadata) in offsets.items():
+        for partition, (offset, metadata) in commit.offsets.items():
             task = self._assignment.tasks[partition.partition]
             task.committed, task.metadata = offset, metadata
         self._metrics.committed(self._epoch.snapshots, self._epoch.snapshot_bytes, table.used)
@@ -262,13 +228,16 @@ class Worker:
             self._metrics.waited(self._wall() - min(part.timestamps[0] for part in self._epoch.records) / 1000)
         self._epoch = self._new_epoch()
         self._failures = 0
-        self._tombstones = []
+        del self._tombstones[: commit.tombstones]
         self._committed_at = self._clock()
 
     # the ways back
 
     def _roll_back(self, error: EpochAborted) -> None:
-        """Abort the transaction, put every stream back to where the epoch began, and feed the epoch's records again."""
+        """Abort the transaction, put every stream back to where the epoch began, and feed the epoch's records again.
+
+        No commit may be under way: whoever calls this has waited for it, and seen it fail.
+        """
         log.warning("epoch_aborted", reason=str(error))
         self._metrics.aborted()
         epoch, self._epoch = self._epoch, self._new_epoch()
@@ -336,7 +305,13 @@ class Worker:
         log.warning("lost", tasks=_numbers(partitions))
         self._metrics.rebalanced("lost")
         if not self._stopping and not self._unknown:
-            self._roll_back(EpochAborted("the group has given our partitions to another member"))
+            try:
+                self._finish_commit()
+                self._roll_back(EpochAborted("the group has given our partitions to another member"))
+            except EpochAborted as error:
+                self._roll_back(error)
+            except OutcomeUnknown as error:
+                self._note_unknown(error)
         self._give_up(partitions)
 
     def _give_up(self, partitions: Sequence[Partition]) -> None:
@@ -354,8 +329,9 @@ class Worker:
         """
         for _ in range(2):
             try:
-                records, self._again = self._again, []
-                self._feed(self._assignment.split(records)[1])
+                self._finish_commit()
+                records, self._again = self._assignment.split(self._again)[1], []
+                self._feed(records, self._feeder.decode(records))
                 self.commit(closing=self._assignment.tasks)
                 return
             except EpochAborted as error:
@@ -368,16 +344,12 @@ class Worker:
         """Leave, committing nothing more."""
         self._stopping = True
         with contextlib.suppress(PenstockError):
+            self._finish_commit()
+        with contextlib.suppress(PenstockError):
             self._epoch.abort(self._settings.call_timeout)
         for part in (self._source, self._reader, self._sink):
             with contextlib.suppress(PenstockError):
                 part.close()
-
-
-def _find(records: list[RecordBatch], partition: int, offset: int) -> tuple[RecordBatch, int]:
-    """The batch and the row of a record of this step."""
-    part = next(part for part in records if part.partition == partition and part.offsets[0] <= offset <= part.offsets[-1])
-    return part, bisect_left(part.offsets, offset)
 
 
 def _numbers(partitions: Sequence[Partition]) -> list[int]:

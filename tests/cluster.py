@@ -11,10 +11,11 @@ import orjson
 from service.app import Application, required_topics
 from service.audit import AuditReport
 from service.audit.read import audit
+from service.background import Beside, at_once
 from service.config import Config
 from service.errors import Fenced, TransportUnavailable
 from service.restore import BEGUN
-from service.transport.interface import Isolation, Membership, Partition, RecordBatch
+from service.transport.interface import Isolation, Partition, RecordBatch
 from service.transport.memory import Fault, MemoryLog, MemoryTransport
 from service.worker import Worker
 from tests.applications import chunk, configured
@@ -34,6 +35,7 @@ class Cluster:
         self.transport = MemoryTransport(self.log)
         self.transport.admin().create(required_topics(self.config, PARTITIONS), 1.0)
         self.workers: dict[str, Worker] = {}
+        self.beside: Beside = at_once
         self.seed = 0
 
     def produce(self, key: bytes, samples: int) -> None:
@@ -44,7 +46,7 @@ class Cluster:
         self.transport.publisher().publish("in", value, key=key)
 
     def start(self, name: str) -> None:
-        worker = self.applications[name].worker(self.transport, clock=lambda: self.now, longest_poll=0.0)
+        worker = self.applications[name].worker(self.transport, clock=lambda: self.now, longest_poll=0.0, beside=self.beside)
         worker.sleep = self._pass
         worker.open()
         self.workers[name] = worker
@@ -94,15 +96,16 @@ class Cluster:
         self.work()
         for _ in range(200):
             if self.lag() == 0:
+                self.stop("one")
                 return
             self.work(turns=1)
         raise AssertionError(f"{self.lag()} records are still not committed")
 
     def lag(self) -> int:
         inputs = [Partition("in", number) for number in range(PARTITIONS)]
-        committed = self.transport.source(Membership(self.config.app, "looking")).committed(inputs, 0.0)
+        committed = self.log.group(self.config.app).committed
         ends = {partition: self.log.partition(partition).end for partition in inputs}
-        return sum(end - (committed[partition].offset if committed[partition] else 0) for partition, end in ends.items())
+        return sum(end - (committed[partition].offset if partition in committed else 0) for partition, end in ends.items())
 
     def work(self, name: str = "one", turns: int = 6) -> None:
         """Turns enough to restore, replay, feed and commit what there is."""

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from service.background import Beside, at_once, when_waited_for
 from service.errors import Fenced
 from service.transport.memory import Fault
 from tests.applications import chunk
@@ -20,9 +21,10 @@ KEYS = [b"a", b"b", b"c", b"d", b"e"]
 
 
 class ExactlyOnce(RuleBasedStateMachine):
-    @initialize()
-    def begin(self) -> None:
+    @initialize(beside=st.sampled_from([at_once, when_waited_for]))
+    def begin(self, beside: Beside) -> None:
         self.cluster = Cluster(applications())
+        self.cluster.beside = beside
         self.cluster.start("one")
 
     @rule(key=st.sampled_from(KEYS), samples=st.integers(1, 40))
@@ -123,4 +125,6 @@ class ExactlyOnce(RuleBasedStateMachine):
 
 
 TestExactlyOnce = ExactlyOnce.TestCase
-TestExactlyOnce.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+TestExactlyOnce.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)

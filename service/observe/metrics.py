@@ -89,8 +89,8 @@ class Metrics:
         self._count(self._records.labels(topic), records)
         self._count(self._samples, samples)
 
-    def refused(self, reason: str) -> None:
-        self._count(self._dead_letters.labels(str(reason)), 1)
+    def refused(self, reason: str, records: int = 1) -> None:
+        self._count(self._dead_letters.labels(str(reason)), records)
 
     def decoding(self) -> AbstractContextManager[object]:
         return self._decode.time()
@@ -107,8 +107,9 @@ class Metrics:
 
     # how epochs end
 
-    def committing(self) -> AbstractContextManager[object]:
-        return self._commit.time()
+    def commit_took(self, seconds: float) -> None:
+        """From the first snapshot of a transaction to the broker's answer to its commit."""
+        self._commit.observe(seconds)
 
     def committed(self, snapshots: int, snapshot_bytes: int, slots: int) -> None:
         """A transaction was committed; `slots` are in use after it."""
