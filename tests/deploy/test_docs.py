@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from service.codec.interface import Reason
 from service.config import Config
+from service.observe.metrics import Metrics
 
 
 def settings(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -72,3 +73,17 @@ def _anchor(heading: str) -> str:
 def test_every_path_that_is_named_exists(root: Path, document: str) -> None:
     named = re.findall(r"`((?:service|schemas|tests|helm|docs|requirements)/[\w./-]*)`", (root / document).read_text())
     assert not [path for path in named if not (root / path).exists()]
+
+
+def test_the_file_map_names_every_module(root: Path) -> None:
+    text = (root / "docs" / "design.md").read_text()
+    table = text[text.index("## File map") : text.index("## Non-obvious invariants")]
+    top = [path for path in (root / "service").iterdir() if path.name not in {"__init__.py", "__pycache__", "py.typed"}]
+    engine = [path.name for path in (root / "service" / "streaming").glob("*.py") if path.name != "__init__.py"]
+    wanted = [f"service/{path.name}{'/' if path.is_dir() else ''}" for path in top] + engine
+    assert not [name for name in wanted if f"`{name}" not in table]
+
+
+def test_operations_md_names_every_metric(root: Path) -> None:
+    text = (root / "docs" / "operations.md").read_text()
+    assert not [family.name for family in Metrics().registry.collect() if family.name not in text]
