@@ -71,7 +71,7 @@ class View:
 
     def limited(self, length: Count) -> View:
         """`x[..., :t]`, with `t` the length of another value."""
-        total = Count.derive(np.minimum, self.timeline.total, length)
+        total = Count.derive(lambda t, most: np.minimum(t, np.maximum(0, most)), self.timeline.total, length)
         available = Count.derive(np.minimum, self.timeline.ready, total)
         end = Count.derive(lambda t: np.maximum(0, t + self.shift), total, reach=abs(self.shift) + 1)
         return replace(self, timeline=Timeline(available, total), low=max(self.low, self.shift), high=_earlier(self.high, end))

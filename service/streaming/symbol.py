@@ -1,4 +1,4 @@
-"""What stands for a tensor while a module is traced, and for the sizes that are not known then."""
+"""What stands for a tensor while a module is traced."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
+from service.streaming.extent import BatchSize, Length
 from service.streaming.graph import View
 
 if TYPE_CHECKING:
@@ -41,57 +42,6 @@ class Layout(Enum):
         return Layout("".join(self.value[dim] for dim in order))
 
 
-class Extent:
-    """A size that is not known at conversion: the batch size, or the length of a value."""
-
-    def __init__(self, trace: Trace, view: View | None) -> None:
-        self.tracing = trace
-        self.reads = view
-
-    @property
-    def name(self) -> str:
-        return "batch size" if self.reads is None else "length"
-
-    def _same(self, other: Extent) -> bool:
-        if self.reads is None or other.reads is None:
-            return self.reads is other.reads
-        return self.reads.timeline.total == other.reads.timeline.total
-
-    def _refuse(self, use: str) -> NoReturn:
-        self.tracing.refuse(
-            f"the {self.name} of a value",
-            f"The {self.name} of a stream is not known while it runs, so it cannot be {use}. Write the network so that its result "
-            f"at a frame does not depend on the {self.name}.",
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        self._refuse("used in arithmetic")
-
-
-def _refusing(use: str) -> Callable[..., Any]:
-    def method(self: Extent, *_: object) -> NoReturn:
-        self._refuse(use)
-
-    return method
-
-
-for _name in ("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__rtruediv__", "__floordiv__"):
-    setattr(Extent, _name, _refusing("used in arithmetic"))
-
-
-def _equal(self: Extent, other: object) -> bool:
-    if not (isinstance(other, Extent) and self._same(other)):
-        self._refuse("compared")
-    return True
-
-
-Extent.__eq__ = _equal  # type: ignore[method-assign,assignment]
-Extent.__hash__ = object.__hash__  # type: ignore[method-assign]
-for _name in ("__mod__", "__neg__", "__int__", "__float__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__"):
-    setattr(Extent, _name, _refusing("used in arithmetic or compared"))
-Extent.__index__ = _refusing("used as a number")  # type: ignore[attr-defined]
-
-
 class Symbol:
     """Stands for a tensor of batch, channels and time, in any order, while a module is traced.
 
@@ -122,7 +72,7 @@ class Symbol:
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        sizes = {"B": Extent(self.tracing, None), "C": self.channels, "T": Extent(self.tracing, self.reads)}
+        sizes = {"B": BatchSize(self.tracing), "C": self.channels, "T": Length(self.tracing, self.reads.timeline.total)}
         return tuple(sizes[letter] for letter in self.dims.value)
 
     def size(self, dim: int | None = None) -> Any:

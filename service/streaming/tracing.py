@@ -6,12 +6,15 @@ What has no lowering is refused where it happens, so the error names the user's 
 
 from __future__ import annotations
 
+import ast
 import copy
 import linecache
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 from weakref import WeakSet
 
@@ -120,20 +123,49 @@ class Trace:
         """Raises NotStreamable for `what`, at the line that is being traced."""
         raise NotStreamable(f"{self.where()}: {what} cannot be streamed exactly. {remedy}")
 
+    def passing_answer(self) -> bool | None:
+        """What a condition must be for the statement that is being traced not to raise; None when it does more than raise."""
+        frame = _user_frame()
+        if frame is None:
+            return None
+        with suppress(SyntaxError):
+            tree = ast.parse("".join(linecache.getlines(frame.f_code.co_filename)))
+            around = [node for node in ast.walk(tree) if isinstance(node, ast.Assert | ast.If) and _covers(node, frame.f_lineno)]
+            if around:
+                statement = max(around, key=lambda node: node.lineno)
+                if isinstance(statement, ast.Assert):
+                    return True
+                if isinstance(statement.body[0], ast.Raise) and not statement.orelse:
+                    return False
+        return None
+
     def where(self) -> str:
         """The module and the user's source line that are being traced."""
         parts = []
         if self._path:
             name, module = self._path[-1]
             parts.append(f"module {name!r} ({type(module).__name__})" if name else type(module).__name__)
-        frame = sys._getframe(1)
-        while frame.f_back is not None and not frame.f_code.co_qualname.startswith("Trace.run"):
-            file = frame.f_code.co_filename
-            if not _is_own(file):
-                parts.append(f"{file}:{frame.f_lineno}: {linecache.getline(file, frame.f_lineno).strip()[:LONGEST_LINE]}")
-                break
-            frame = frame.f_back
+        frame = _user_frame()
+        if frame is not None:
+            file, number = frame.f_code.co_filename, frame.f_lineno
+            parts.append(f"{file}:{number}: {linecache.getline(file, number).strip()[:LONGEST_LINE]}")
         return ", ".join(parts) or "the network"
+
+
+def _user_frame() -> FrameType | None:
+    """The innermost frame of the user's code below the module that is being traced."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not frame.f_code.co_qualname.startswith("Trace.run"):
+        if not _is_own(frame.f_code.co_filename):
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def _covers(node: ast.Assert | ast.If, line: int) -> bool:
+    """Whether the line belongs to the statement's condition."""
+    last = node.test.end_lineno or node.lineno
+    return node.lineno <= line <= last
 
 
 def _is_own(file: str) -> bool:

@@ -44,6 +44,25 @@ class Remembering(nn.Module):
         return self.after(remembered.permute(1, 2, 0))
 
 
+class Checking(nn.Module):
+    """Checks the length before it works, and crops by arithmetic on it."""
+
+    def __init__(self, least: int, multiple: int, crop: int) -> None:
+        super().__init__()
+        self.least = least
+        self.multiple = multiple
+        self.crop = crop
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.ndim == 3, "no batch"
+        assert x.shape[-1] >= self.least
+        if x.size(2) % self.multiple != 0:
+            raise ValueError("the length is no multiple")
+        y = F.avg_pool1d(x, self.multiple)
+        assert y.shape[-1] == x.shape[-1] // self.multiple
+        return x[..., : x.shape[-1] - self.crop] * 2
+
+
 Case = tuple[nn.Module, int]
 
 
@@ -357,6 +376,12 @@ def hourglass(draw: Any) -> Case:
     return Function(forward, down, up), channels
 
 
+@st.composite
+def checking(draw: Any) -> Case:
+    crop = draw(st.integers(0, 4))
+    return Checking(draw(st.integers(crop, 9)), draw(st.integers(1, 4)), crop), draw(CHANNELS)
+
+
 TABLE: dict[str, st.SearchStrategy[Case]] = {
     "Conv1d": conv1d(),
     "depthwise Conv1d": depthwise(),
@@ -378,6 +403,7 @@ TABLE: dict[str, st.SearchStrategy[Case]] = {
     "LSTM, GRU, RNN": rnn(),
     "ConvTranspose1d": conv_transpose1d(),
     "hourglass": hourglass(),
+    "checks of the length": checking(),
     "replicate and reflect padding": edge_padding(),
     "Upsample": upsample(),
 }

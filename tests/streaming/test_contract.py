@@ -52,7 +52,7 @@ def test_a_stream_may_end_exactly_where_the_module_does_not_raise(name: str, dat
         try:
             with torch.no_grad():
                 outputs = module(torch.randn(1, channels, length)).shape[-1]
-        except RuntimeError:
+        except (RuntimeError, ValueError, AssertionError):
             assert not program.accepts(length)
         else:
             # Whether an empty result raises differs between torch's kernels for one and for several groups.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from service.streaming.extent import Length
 from service.streaming.graph import Select
 from service.streaming.lowering import lowers
 from service.streaming.operators.arithmetic import part
 from service.streaming.operators.padding import pad_with_edge
-from service.streaming.symbol import Extent, Symbol
+from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
 EVERYTHING = slice(None)
@@ -43,8 +44,10 @@ def crop(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
             f"a slice of time that begins at {kept.start!r}", "Only a fixed number of elements can be cut off the beginning."
         )
     view = symbol.reads
-    if isinstance(stop, Extent) and stop.reads is not None:
-        view = view.limited(stop.reads.timeline.total)
+    if isinstance(stop, Length):
+        # A negative number would count from the end.
+        trace.graph.require(lambda t: t >= 0, stop.count)
+        view = view.limited(stop.count)
     elif stop is not None and (not isinstance(stop, int) or stop >= 0):
         trace.refuse(f"a slice of time that ends at {stop!r}", "Cut a fixed number of elements off the end, [..., :-b].")
     if first or isinstance(stop, int):

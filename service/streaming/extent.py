@@ -1,0 +1,138 @@
+"""Sizes that are not known at conversion: the batch size, and lengths, which are exact functions of the frames fed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from service.streaming.timeline import Count, Frames
+
+if TYPE_CHECKING:
+    from service.streaming.tracing import Trace
+
+
+class Extent:
+    """A size; whatever a subclass does not define is refused."""
+
+    name: str
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+
+    def refuse(self, use: str) -> NoReturn:
+        self.trace.refuse(
+            f"the {self.name} of a value",
+            f"The {self.name} of a stream is not known while it runs, so it cannot be {use}. Write the network so that its result "
+            f"at a frame does not depend on the {self.name}.",
+        )
+
+
+class BatchSize(Extent):
+    """Equal to itself, and nothing else can be done with it."""
+
+    name = "batch size"
+
+
+class Length(Extent):
+    """The length of a value, or a whole number computed from it; `count` gives it for every number of frames."""
+
+    name = "length"
+
+    def __init__(self, trace: Trace, count: Count) -> None:
+        super().__init__(trace)
+        self.count = count
+
+    def _derived(self, rule: Callable[[Frames], Frames], stride: int = 1) -> Length:
+        return Length(self.trace, Count.derive(rule, self.count, stride=stride, empty=None))
+
+    def __add__(self, other: object) -> Length:
+        amount = self._number(other)
+        return self._derived(lambda t: t + amount)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: object) -> Any:
+        if not isinstance(other, Length):
+            return self + -self._number(other)
+        most, least = self.count.exceeds(other.count), other.count.exceeds(self.count)
+        if most is None or least is None or most != -least:
+            self.refuse("subtracted from another one where the difference varies")
+        return most
+
+    def __floordiv__(self, other: object) -> Length:
+        divisor = self._number(other)
+        return self._derived(lambda t: t // divisor, stride=abs(divisor))
+
+    def __mod__(self, other: object) -> Length:
+        divisor = self._number(other)
+        return self._derived(lambda t: t % divisor, stride=abs(divisor))
+
+    def _number(self, other: object) -> int:
+        if not isinstance(other, int):
+            self.refuse(f"combined with a {type(other).__name__}")
+        return other
+
+    def compare(self, other: object, relation: Callable[[Any, Any], Any]) -> bool:
+        """The answer, if it is the same at every length. In an assert, or before a raise, streams may end only where it passes."""
+        if isinstance(other, Length):
+            if self.count.gain * other.count.period != other.count.gain * self.count.period:
+                self.refuse("compared with one of another rate")
+            holds = Count.derive(lambda a, b: relation(a, b).astype(np.int64), self.count, other.count, empty=None)
+        else:
+            bound = self._number(other)
+            holds = Count.derive(lambda t: relation(t, bound).astype(np.int64), self.count, reach=abs(bound) + 1, empty=None)
+        answers = holds.numpy(np.arange(1, holds.settled + holds.period + 1, dtype=np.int64))
+        if answers.min() == answers.max():
+            return bool(answers[0])
+        passed = self.trace.passing_answer()
+        if passed is None:
+            self.refuse("branched on")
+        self.trace.graph.require(lambda answer: answer == int(passed), holds)
+        return passed
+
+
+def _refusing(use: str) -> Callable[..., Any]:
+    def method(self: Extent, *_: object) -> NoReturn:
+        self.refuse(use)
+
+    return method
+
+
+def _comparing(relation: Callable[[Any, Any], Any]) -> Callable[[Extent, object], bool]:
+    def method(self: Extent, other: object) -> bool:
+        if isinstance(self, BatchSize) and isinstance(other, BatchSize):
+            return bool(relation(1, 1))
+        if not isinstance(self, Length):
+            self.refuse("compared")
+        return self.compare(other, relation)
+
+    return method
+
+
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(Extent, f"__{_name}__", _comparing(getattr(operator, _name)))
+for _name in (
+    "add",
+    "radd",
+    "sub",
+    "rsub",
+    "mul",
+    "rmul",
+    "truediv",
+    "rtruediv",
+    "floordiv",
+    "rfloordiv",
+    "mod",
+    "rmod",
+    "pow",
+    "neg",
+):
+    if f"__{_name}__" not in Length.__dict__:
+        setattr(Length, f"__{_name}__", _refusing("used in arithmetic"))
+    setattr(BatchSize, f"__{_name}__", _refusing("used in arithmetic"))
+for _name in ("int", "float", "bool", "index"):
+    setattr(Extent, f"__{_name}__", _refusing("used as a number"))
+Extent.__hash__ = object.__hash__  # type: ignore[method-assign]
