@@ -7,7 +7,6 @@ What has no lowering is refused where it happens, so the error names the user's 
 from __future__ import annotations
 
 import ast
-import copy
 import linecache
 import sys
 import traceback
@@ -22,6 +21,7 @@ import torch
 from torch import nn
 
 from service.errors import NotStreamable
+from service.streaming.copying import eval_copy
 from service.streaming.graph import Graph, View
 from service.streaming.lowering import DEFAULT_REMEDY, function_lowering, module_lowering, remedy
 from service.streaming.numerics import Numerics
@@ -40,7 +40,7 @@ class Trace:
         self.numerics = numerics
         self.graph = Graph(channels)
         self.layout = layout
-        self._module = copy.deepcopy(module).eval()
+        self._module = eval_copy(module)
         self._path: list[tuple[str, nn.Module]] = []
         self.symbols: WeakSet[Symbol] = WeakSet()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from service.streaming.arena import State
+from service.streaming.copying import eval_copy
 from service.streaming.numerics import Numerics
 from service.streaming.program import Program
 from service.streaming.ragged import Ragged
@@ -58,7 +58,7 @@ def verify(
     """
     chance = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
-    offline = copy.deepcopy(module).eval()
+    offline = eval_copy(module)
     if lengths is None:
         span = program.history + 2
         lengths = [1, 2, 3, *(chance.randint(1, 2 * span) for _ in range(3)), 2 * span + chance.randint(0, 20)]

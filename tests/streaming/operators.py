@@ -186,16 +186,18 @@ def long_lag(draw: Any) -> Case:
 
 @st.composite
 def batch_norm(draw: Any) -> Case:
+    """BatchNorm in eval, dropout, PReLU."""
     channels = draw(CHANNELS)
-    return nn.Sequential(nn.BatchNorm1d(channels, affine=draw(st.booleans())), nn.Dropout(0.4)), channels
+    slopes = nn.PReLU(draw(st.sampled_from([1, channels])))
+    return nn.Sequential(nn.BatchNorm1d(channels, affine=draw(st.booleans())), nn.Dropout(0.4), slopes), channels
 
 
 @st.composite
 def per_frame(draw: Any) -> Case:
-    """Linear, LayerNorm and softmax on the channels of a frame."""
+    """Linear, LayerNorm, RMSNorm and softmax on the channels of a frame."""
     channels = draw(CHANNELS)
     linear = nn.Linear(channels, draw(st.integers(1, 5)), bias=draw(st.booleans()))
-    norm = nn.LayerNorm(linear.out_features)
+    norm = draw(st.sampled_from([nn.LayerNorm, nn.RMSNorm]))(linear.out_features)
     permuted = draw(st.booleans())
 
     def forward(x: Tensor) -> Tensor:
@@ -393,7 +395,7 @@ TABLE: dict[str, st.SearchStrategy[Case]] = {
     "residual": residual(),
     "chomp": chomped(),
     "long lag": long_lag(),
-    "BatchNorm1d": batch_norm(),
+    "BatchNorm1d, PReLU": batch_norm(),
     "per frame": per_frame(),
     "activations": activations(),
     "arithmetic": arithmetic(),

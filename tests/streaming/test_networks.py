@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -89,3 +91,35 @@ def test_bytes_per_slot_counts_every_ring() -> None:
     program = convert(nn.Conv1d(3, 5, 9), 3)
 
     assert program.bytes_per_slot == 8 * 3 * 4 + 8
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm])
+def test_weights_that_are_computed_are_folded(norm: Callable[[nn.Module], nn.Module]) -> None:
+    module = nn.Sequential(norm(nn.Conv1d(3, 4, 3)), nn.ReLU(), nn.Conv1d(4, 1, 3, padding=1))
+    # In training the weight hangs on a graph.
+    module(torch.randn(1, 3, 9)).sum().backward()
+
+    assert verify(convert(module, 3), module).bit_equal
+
+
+def test_a_module_that_is_used_twice_remembers_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(3, 3, 3, padding=1)
+            self.memory = nn.GRU(3, 3, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(self.conv(x)).transpose(1, 2)
+            return self.memory(self.memory(y)[0])[0].transpose(1, 2)
+
+    module = Twice()
+
+    assert verify(convert(module, 3), module).bit_equal
+
+
+def test_the_other_layout_is_streamed_too() -> None:
+    module = nn.Sequential(nn.Linear(3, 2), nn.Tanh())
+
+    assert verify(convert(module, 3, layout="BTC"), module, layout="BTC").bit_equal

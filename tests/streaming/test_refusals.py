@@ -140,3 +140,11 @@ def test_the_module_is_left_as_it_was() -> None:
     assert not module[0]._forward_hooks
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert module(torch.randn(1, 2, 5)).requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is:FutureWarning")
+def test_doubles_and_torchscript_are_refused() -> None:
+    with pytest.raises(NotStreamable, match=r"'weight' is torch.float64.*\.float\(\)"):
+        convert(nn.Conv1d(1, 1, 1).double(), 1)
+    with pytest.raises(NotStreamable, match="module '0' is TorchScript"):
+        convert(nn.Sequential(torch.jit.trace(nn.Conv1d(1, 1, 1), torch.randn(1, 1, 4))), 1)

@@ -77,6 +77,44 @@ class LayerNorm(Pointwise):
         return f"layer_norm({self.eps})"
 
 
+class RmsNorm(Pointwise):
+    """`F.rms_norm` over the channels of a frame."""
+
+    name = "rms_norm"
+
+    def __init__(self, channels: int, weight: Tensor | None, eps: float | None) -> None:
+        self.channels = channels
+        self.weight = weight
+        self.eps = eps
+
+    def compute(self, rows: Sequence[Rows], out: Rows | None) -> Rows:
+        result = F.rms_norm(rows[0], (self.channels,), self.weight, self.eps)
+        return result if out is None else out.copy_(result)
+
+    def weights(self) -> tuple[Tensor, ...]:
+        return () if self.weight is None else (self.weight,)
+
+    def describe(self) -> str:
+        return f"rms_norm({self.eps})"
+
+
+class PRelu(Pointwise):
+    """`F.prelu`, one slope or one per channel."""
+
+    name = "prelu"
+
+    def __init__(self, channels: int, slopes: Float[Tensor, "C"]) -> None:
+        self.channels = channels
+        self.slopes = slopes
+
+    def compute(self, rows: Sequence[Rows], out: Rows | None) -> Rows:
+        result = torch.where(rows[0] > 0, rows[0], rows[0] * self.slopes)
+        return result if out is None else out.copy_(result)
+
+    def weights(self) -> tuple[Tensor, ...]:
+        return (self.slopes,)
+
+
 class Softmax(Pointwise):
     """Softmax over the channels of a frame."""
 
@@ -136,7 +174,24 @@ def layer_norm(
 ) -> Symbol:
     if symbol.dims.channel_dim != 2 or tuple(normalized_shape) != (symbol.channels,):
         trace.refuse("LayerNorm over time", "Normalise the channels of a frame: transpose to [B, T, C] first.")
+    weight, bias = (None if tensor is None else tensor.detach().clone() for tensor in (weight, bias))
     return trace.add(LayerNorm(symbol.channels, weight, bias, eps), [symbol])
+
+
+@lowers("rms_norm")
+def rms_norm(
+    trace: Trace, symbol: Symbol, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Symbol:
+    if symbol.dims.channel_dim != 2 or tuple(normalized_shape) != (symbol.channels,):
+        trace.refuse("RMSNorm over time", "Normalise the channels of a frame: transpose to [B, T, C] first.")
+    return trace.add(RmsNorm(symbol.channels, None if weight is None else weight.detach().clone(), eps), [symbol])
+
+
+@lowers("prelu")
+def prelu(trace: Trace, symbol: Symbol, weight: Tensor) -> Symbol:
+    if weight.numel() > 1 and symbol.dims.channel_dim != 1:
+        trace.refuse("PReLU with slopes over another dimension than channels", "Give it [B, C, T].")
+    return trace.add(PRelu(symbol.channels, weight.detach().clone()), [symbol])
 
 
 def _lower_softmax(name: str) -> None:
