@@ -142,7 +142,7 @@ def test_the_module_is_left_as_it_was() -> None:
     assert module(torch.randn(1, 2, 5)).requires_grad
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_doubles_and_torchscript_are_refused() -> None:
     with pytest.raises(NotStreamable, match=r"'weight' is torch.float64.*\.float\(\)"):
         convert(nn.Conv1d(1, 1, 1).double(), 1)
