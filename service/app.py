@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from service import model
-from service.background import Beside
+from service.background import Beside, in_thread
 from service.codec import decoder, encoder
 from service.codec.interface import Decoder, Encoder
 from service.config import Config
@@ -64,7 +64,7 @@ class Application:
         accept_fingerprint: bool = False,
         clock: Callable[[], float] = time.monotonic,
         longest_poll: float = 0.1,
-        beside: Beside | None = None,
+        beside: Beside = in_thread,
     ) -> Worker:
         """Checks the topics (raises `OperatorActionRequired`) and makes the loop, not yet connected to its group."""
         config = self.config

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 
 Wait = Callable[[], None]
 Beside = Callable[[Callable[[], None]], Wait]
 """Starts a call; what it returns waits for its end, and raises what the call has raised."""
 
 
-def in_thread() -> Beside:
-    """Calls run in a thread of their own."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="commit")
+def in_thread(call: Callable[[], None]) -> Wait:
+    """The call runs in a thread of its own, which is gone when it is over."""
+    outcome: Future[None] = Future()
 
-    def start(call: Callable[[], None]) -> Wait:
-        return pool.submit(call).result
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
 
-    return start
+    threading.Thread(target=run, name="commit", daemon=True).start()
+    return outcome.result
 
 
 def at_once(call: Callable[[], None]) -> Wait:

@@ -79,7 +79,7 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         wall: Callable[[], float] = time.time,
-        beside: Beside | None = None,
+        beside: Beside = in_thread,
     ) -> None:
         self._settings = settings
         self._transport = transport
@@ -96,7 +96,7 @@ class Worker:
         self._assignment = Assignment(self._source, self._reader, streams, recovery, metrics, clock)
         self._sink = transport.sink(settings.transactional_id, settings.transaction_timeout)
         self._epoch = self._new_epoch()
-        self._beside = beside or in_thread()
+        self._beside = beside
         self._commit: _Commit | None = None
         self._again: list[RecordBatch] = []  # live records of an aborted epoch, to be fed before new ones
         self._failures = 0  # transactions in a row that were aborted, or whose outcome nobody learnt

@@ -26,7 +26,7 @@ def audit(application: Application, transport: Transport) -> AuditReport:
     reader = transport.reader(Isolation.READ_COMMITTED)
     source = transport.source(Membership(config.app, "audit", static=False))
     try:
-        count = reader.partitions(config.input.topic, _TIMEOUT)
+        count = reader.partitions(config.input.topic, 10.0)
         inputs = [Partition(config.input.topic, number) for number in range(count or 0)]
         before = _committed(source, inputs)
         if not before:
