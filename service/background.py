@@ -17,9 +17,11 @@ def in_thread(call: Callable[[], None]) -> Wait:
 
     def run() -> None:
         try:
-            outcome.set_result(call())
+            call()
         except BaseException as error:
             outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
 
     threading.Thread(target=run, name="commit", daemon=True).start()
     return outcome.result

@@ -1,7 +1,7 @@
 """A group member on Kafka.
 
 New partitions are assigned paused, and `start` makes them deliver. How that is done rests on three properties of librdkafka
-(docs/adr/transport-start.md). A partition is paused before it is assigned, or a fetch from the placeholder could outrun the
+(docs/adr/0004-transport-start.md). A partition is paused before it is assigned, or a fetch from the placeholder could outrun the
 pause. `seek` fails until an assignment has been served, and is tried again. What one `consume` call has collected when it
 runs a callback it returns afterwards, so a start from inside a callback takes effect after the call.
 """
@@ -157,7 +157,7 @@ class KafkaSource:
     def _judge(self, message: Message) -> None:
         error = message.error()
         if instance_in_use(error) or (instance_taken(error) and self._lost):
-            # After a loss it is our own former self that "took" the instance (docs/adr/transport-fencing.md).
+            # After a loss it is our own former self that "took" the instance (docs/adr/0006-transport-fencing.md).
             _LOG.warning("%s; asking again", error.str())
             self._join_again_at = time.monotonic() + _JOIN_AGAIN
             return
