@@ -24,7 +24,7 @@ def fingerprint(program: Program) -> str:
         str(program.dtype),
         torch.__version__,
         torch.backends.cpu.get_cpu_capability(),
-        str(torch.get_num_threads()),
+        str(program.threads),
     )
 
 

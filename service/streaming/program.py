@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import overload
 
 import torch
@@ -14,28 +13,15 @@ from service.errors import StreamLengthError
 from service.streaming import report, snapshot
 from service.streaming.arena import State, Store
 from service.streaming.checks import check_chunks, check_slots
+from service.streaming.execution import from_ring, prepare, run
 from service.streaming.fingerprint import fingerprint, state_fingerprint
-from service.streaming.graph import Node
 from service.streaming.numerics import Numerics
-from service.streaming.operator import Expansion, Pointwise, Recurrence, Window, Windowed
+from service.streaming.operator import Recurrence
 from service.streaming.plan import Plan
 from service.streaming.ragged import Ragged
-from service.streaming.reading import Reading
 from service.streaming.snapshot import Checkpoint
 from service.streaming.timeline import Count
-from service.streaming.turn import Span, Turn, WarmTurn, pieces
-
-SAME_INDEX = Window(1, (0,))
-
-
-@dataclass(frozen=True)
-class Step:
-    """One node, ready to run."""
-
-    node: Node
-    readings: tuple[Reading, ...]
-    retired: tuple[int, ...]
-    """Values whose last reader this is: their new rows go into their rings now."""
+from service.streaming.turn import Turn, WarmTurn, pieces
 
 
 class Program:
@@ -48,17 +34,13 @@ class Program:
         self.max_step = max_step
         self.device = torch.device("cpu")
         self.dtype = torch.float32
+        self.threads = torch.get_num_threads()
         assert self.graph.output is not None
         self.output = self.graph.output
-        self.steps = tuple(self._prepare(position, node) for position, node in enumerate(self.graph.nodes))
+        self.steps = prepare(plan)
         self._accepts = self.graph.accepts()
         self.fingerprint = fingerprint(self)
         self.state_fingerprint = state_fingerprint(self)
-
-    def _prepare(self, position: int, node: Node) -> Step:
-        window = node.operator.window if isinstance(node.operator, Windowed) else SAME_INDEX
-        retired = tuple(index for index, last in self.plan.last_reader.items() if last == position and self.plan.depth.get(index))
-        return Step(node, tuple(Reading(view, window) for view in node.inputs), retired)
 
     # What the program is
 
@@ -129,7 +111,18 @@ class Program:
     # State
 
     def new_state(self, slots: int, device: str | torch.device = "cpu") -> State:
-        """An arena for streams in slots 1 … slots - 1; slot 0 is the dummy slot."""
+        """An arena for streams in slots 1 … slots - 1; slot 0 is the dummy slot.
+
+        Raises ValueError for a device other than the program's, and when the number of threads is no longer the one that `exact`
+        was established for.
+        """
+        if torch.device(device) != self.device:
+            raise ValueError(f"device is {str(device)!r}; this program computes on {str(self.device)!r}")
+        if self.numerics is Numerics.EXACT and torch.get_num_threads() != self.threads:
+            raise ValueError(
+                f"torch runs with {torch.get_num_threads()} threads, and with {self.threads} when the program was converted; "
+                "other threads give other bits. Call torch.set_num_threads before convert."
+            )
         like = torch.empty(0, dtype=self.dtype, device=device)
         stores = {
             index: Store(slots, depth, value.channels, value.timeline.most_per(self.max_step), self.plan.fills, like)
@@ -239,56 +232,12 @@ class Program:
     def _round(self, state: State, turn: Turn, values: Float[Tensor, "N C"]) -> Float[Tensor, "M C_out"]:
         store = state.stores.get(0)
         rows = {0: values if store is None else store.stage(len(values)).copy_(values)}
-        for step in self.steps:
-            self._run(state, turn, step, rows)
+        run(self.steps, state, turn, rows)
         state.frames.index_copy_(0, turn.slots, turn.after)
         if turn.final is not None:
             self._forget(state, turn.slots[turn.final])
         output = rows[self.output.index]
         return output.clone() if _shares_memory(output, [values, *(store.rows for store in state.stores.values())]) else output
-
-    def _run(self, state: State, turn: Turn, step: Step, rows: dict[int, Tensor]) -> None:
-        node = step.node
-        made = node.output.index
-        span = turn.span(node.output)
-        store = state.stores.get(made)
-        target = None if store is None else store.stage(span.rows)
-        operator = node.operator
-        if span.rows == 0:
-            rows[made] = torch.empty(0, operator.channels, dtype=self.dtype, device=state.device) if target is None else target
-        elif isinstance(operator, Recurrence):
-            rows[made] = self._advance(state, turn, step, rows, target)
-        elif isinstance(operator, Windowed):
-            (reading,) = step.readings
-            index = reading.view.value.index
-            rows[made] = operator.compute(reading.windows(turn, span, rows[index], state.stores.get(index)), target)
-        elif isinstance(operator, Expansion):
-            (reading,) = step.readings
-            result = reading.expanded(turn, span, operator.compute(rows[reading.view.value.index]), operator.factor)
-            rows[made] = result if target is None else target.copy_(result)
-        elif isinstance(operator, Pointwise):
-            inputs = [
-                reading.rows(turn, span, rows[reading.view.value.index], state.stores.get(reading.view.value.index))
-                for reading in step.readings
-            ]
-            rows[made] = operator.compute(inputs, target)
-        for index in step.retired:
-            _retire(state.stores[index], turn, turn.span(self.graph.values[index]))
-
-    def _advance(self, state: State, turn: Turn, step: Step, rows: dict[int, Tensor], target: Tensor | None) -> Tensor:
-        operator = step.node.operator
-        assert isinstance(operator, Recurrence)
-        (reading,) = step.readings
-        index, made = reading.view.value.index, step.node.output.index
-        span = turn.span(step.node.output)
-        if isinstance(turn, WarmTurn):
-            made_before = _from_ring(state.stores[made], turn, span)
-        else:
-            hidden = state.hidden[made]
-            inputs = reading.rows(turn, span, rows[index], state.stores.get(index))
-            made_before, memory = operator.advance(inputs, span, hidden.index_select(0, turn.slots))
-            hidden.index_copy_(0, turn.slots, memory)
-        return made_before if target is None else target.copy_(made_before)
 
     def _forget(self, state: State, slots: Tensor) -> None:
         state.frames.index_fill_(0, slots, 0)
@@ -306,28 +255,12 @@ class Program:
             span = turn.span(self.graph.input)
             if span.rows:
                 store = state.stores[0]
-                rows[0] = store.stage(span.rows).copy_(_from_ring(store, turn, span))
-            for step in self.steps:
-                self._run(state, turn, step, rows)
+                rows[0] = store.stage(span.rows).copy_(from_ring(store, turn, span))
+            run(self.steps, state, turn, rows)
 
 
 def _evaluate(count: Count, n: int | Tensor) -> int | Tensor:
     return count(n) if isinstance(n, Tensor) else int(count(torch.tensor([n])))
-
-
-def _from_ring(store: Store, turn: Turn, span: Span) -> Tensor:
-    return store.ring.index_select(0, span.ring_rows(turn.slots, store.depth))
-
-
-def _retire(store: Store, turn: Turn, span: Span) -> None:
-    """Moves a value's new rows from the staging area into its ring; of a chunk longer than the ring, the last ones."""
-    if not span.rows:
-        return
-    places, fresh = span.ring_rows(turn.slots, store.depth), store.stage(span.rows)
-    if span.longest > store.depth:
-        kept = (span.index >= (span.stop - store.depth).index_select(0, span.owner)).nonzero().flatten()
-        places, fresh = places.index_select(0, kept), fresh.index_select(0, kept)
-    store.ring.index_copy_(0, places, fresh)
 
 
 def _shares_memory(rows: Tensor, others: Iterable[Tensor]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -10,6 +12,10 @@ from service.streaming.arena import Store
 from service.streaming.graph import View
 from service.streaming.operator import Edge, Window, Windows
 from service.streaming.turn import Span, Turn
+
+Rows = Mapping[int, Float[Tensor, "M C"]]
+Stores = Mapping[int, Store]
+"""Both by value index."""
 
 
 class Reading:
@@ -22,17 +28,22 @@ class Reading:
         self.offsets = [offset + view.shift for offset in window.offsets]
         self.fill = window.fill if view.fill is None else view.fill
         self.padded = view.fill is not None or not window.is_same_index
+        self.in_place = self.offsets == [0] and window.stride == 1
         self._tiled = torch.empty(0, dtype=torch.int64)
 
-    def rows(self, turn: Turn, out: Span, packed: Tensor, store: Store | None) -> Float[Tensor, "M C"]:
-        """The elements read, window after window."""
-        if out is turn.span(self.view.value) and self.offsets == [0] and self.window.stride == 1:
-            return packed
-        return self._gather(turn, out, packed, store)
+    def packed(self, rows: Rows) -> Float[Tensor, "M_in C"]:
+        """The value's new rows as they are."""
+        return rows[self.view.value.index]
 
-    def windows(self, turn: Turn, out: Span, packed: Tensor, store: Store | None) -> Windows:
+    def rows(self, turn: Turn, out: Span, rows: Rows, stores: Stores) -> Float[Tensor, "M*k C"]:
+        """The elements read, window after window."""
+        if self.in_place and out is turn.span(self.view.value):
+            return self.packed(rows)
+        return self._gather(turn, out, self.packed(rows), stores.get(self.view.value.index))
+
+    def windows(self, turn: Turn, out: Span, rows: Rows, stores: Stores) -> Windows:
         """The window of each output element."""
-        values = self.rows(turn, out, packed, store).view(out.rows, self.taps, packed.shape[1])
+        values = self.rows(turn, out, rows, stores).view(out.rows, self.taps, self.view.channels)
         totals = None
         if turn.final is not None:
             totals = turn.limit(self.view.timeline.total).index_select(0, out.owner)

@@ -48,6 +48,19 @@ def test_a_state_of_another_program_is_refused(program: Program) -> None:
         program.step(other.new_state(4), torch.tensor([1]), chunks(1))
 
 
+def test_a_state_for_another_device_or_other_threads_is_refused(program: Program) -> None:
+    with pytest.raises(ValueError, match="device is 'meta'; this program computes on 'cpu'"):
+        program.new_state(4, device="meta")
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.raises(ValueError, match="set_num_threads before convert"):
+            program.new_state(4)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_an_end_too_early_names_the_slots_and_changes_nothing(program: Program) -> None:
     state = program.new_state(4)
     program.step(state, torch.tensor([2, 3]), chunks(1, 5))
