@@ -50,13 +50,14 @@ def test_every_record_gets_its_prediction_once_and_right(capsys: pytest.CaptureF
 
 
 def test_it_goes_on_until_it_is_interrupted(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
     interrupt = threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT))
     interrupt.start()
     try:
         performed(capsys)
     finally:
         interrupt.cancel()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_without_java_it_runs_in_memory_and_says_what_to_install(
