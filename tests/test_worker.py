@@ -193,6 +193,32 @@ def test_a_fault_in_the_transaction_changes_nothing_in_the_end(cluster: Cluster,
     assert audited(cluster) == 4
 
 
+def test_records_polled_while_a_commit_fails_are_fed_with_the_others(cluster: Cluster) -> None:
+    cluster.work()
+    cluster.produce(b"a", 7)
+    cluster.turn("one")
+    cluster.log.inject(Fault.ABORT_AT_COMMIT)
+    cluster.now += 0.06
+    cluster.turn("one")  # the commit begins, and fails
+    cluster.produce(b"a", 7)
+    cluster.turn("one")  # the second record is in hand when that is learnt
+    cluster.work()
+    assert audited(cluster) == 2
+
+
+def test_a_stream_thawed_in_an_aborted_epoch_is_thawed_again(cluster: Cluster) -> None:
+    cluster.produce(b"a", 7)
+    cluster.work()
+    cluster.stop("one")
+    cluster.start("one")
+    cluster.work()
+    cluster.log.inject(Fault.ABORT_AT_COMMIT)
+    cluster.produce(b"a", 7)
+    cluster.work()
+    assert audited(cluster) == 2
+    assert {prediction["stream"] for prediction in cluster.predictions()} == {0}
+
+
 def test_a_second_process_of_the_same_instance_fences_the_first(cluster: Cluster) -> None:
     cluster.produce(b"a", 7)
     cluster.turn("one")

@@ -31,11 +31,16 @@ pytestmark = pytest.mark.broker
 
 @pytest.fixture
 def path(kafka: KafkaNode, tmp_path: Path) -> Path:
+    return application(kafka, tmp_path)
+
+
+def application(kafka: KafkaNode, directory: Path, **properties: str) -> Path:
     """The configuration of an application of its own, with its topics made."""
     name = f"app-{uuid.uuid4().hex[:8]}"
     inputs = [{"topic": f"{name}.in", "channels": ["a", "b"], "rate": 1000}]
     small_steps = {"max_records": 50}  # many steps and commits, so that kills meet all of them
-    path = write(tmp_path, kafka.bootstrap, app=name, inputs=inputs, output={"topic": f"{name}.out"}, poll=small_steps)
+    kafka_settings = {"bootstrap.servers": kafka.bootstrap} | properties
+    path = write(directory, app=name, inputs=inputs, output={"topic": f"{name}.out"}, poll=small_steps, kafka=kafka_settings)
     config = load(path)
     KafkaTransport(config.kafka).admin().create(required_topics(config, PARTITIONS), 10.0)
     return path
@@ -102,6 +107,23 @@ def test_three_kills_in_fifty_thousand_records_change_nothing(path: Path) -> Non
     assert report["bit_equal"] is True
     assert report["exit"] == 0
     assert report["expected"] == records - records // 1000
+
+
+def test_a_kill_under_the_new_group_protocol_changes_nothing(kafka: KafkaNode, tmp_path: Path) -> None:
+    """KIP-848: the broker keeps the killed member's place until its session ends; the new process waits for that."""
+    path = application(kafka, tmp_path, **{"group.protocol": "consumer"})
+    config, records = load(path), 10_000
+    fill(config, records - 1_000)
+    with running(path) as process:
+        wait_for(config, records // 4, process)
+        process.kill()
+    with running(path) as process:
+        fill(config, 1_000)
+        wait_for(config, records, process)
+        process.terminate()
+        assert process.wait(30) == 0
+    report = audited(path)
+    assert (report["exit"], report["expected"], report["bit_equal"]) == (0, records - records // 1000, True)
 
 
 def test_two_processes_of_one_instance_the_older_stops_and_says_why(path: Path) -> None:
