@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.table import Table
 
 from service.app import Application
-from service.config import Config
+from service.config import Config, Numerics
 from service.streaming import verify as verify_program
 
 
 def show(config: Config) -> None:
-    """Operators, receptive field, delay, bytes per key."""
-    Console().print(Application.from_config(config).program.describe(), markup=False, highlight=False)
+    """Receptive field, delay, bytes per key, and the graph."""
+    program = Application.from_config(config).program
+    rate = config.input.rate
+    field = program.receptive_field
+    facts = {
+        "channels": f"{program.channels} in, {program.out_channels} out",
+        "rate": f"{rate:g} Hz in, {rate / program.decimation:g} Hz out",
+        "receptive field": "all samples since the stream began" if field is None else _samples(field, rate),
+        "delay": _samples(program.delay, rate),
+        "history": _samples(program.history, rate),
+        "state per key": f"{program.bytes_per_slot / 1024:.1f} KiB in memory",
+        "numerics": config.numerics.value,
+    }
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in facts.items():
+        table.add_row(name, value)
+    Console(highlight=False).print(table)
+    print(f"\n{program.describe()}")
 
 
 def verify(config: Config) -> None:
     """Streamed = offline on random chunkings, or the first difference as an error."""
     application = Application.from_config(config)
     verify_program(application.program, application.module)
-    bits = "and the same bits for every chunking and company" if config.numerics.value == "exact" else ""
-    Console().print(f"streamed equals offline, within 1e-5 of the largest output {bits}".rstrip())
+    exact = config.numerics is Numerics.EXACT
+    also = ", and the same bits for every chunking and company" if exact else ""
+    print(f"streamed equals offline, within 1e-5 of the largest output{also}")
+
+
+def _samples(count: int, rate: float) -> str:
+    return f"{count} samples, {1000 * count / rate:g} ms"

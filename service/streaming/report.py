@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -54,9 +55,15 @@ def describe(plan: Plan) -> str:
         ring = str(plan.depth.get(node.output.index, 0))
         reads = ", ".join(_reading(view) for view in node.inputs)
         rate = _rate(node.output)
-        lines.append((str(node.output.index), name, reads, str(operator.channels), rate, ring, node.where))
+        lines.append((str(node.output.index), name, reads, str(operator.channels), rate, ring, _place(node.where)))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _place(where: str) -> str:
+    """The module's path and its line, without the folders and the line's text, which errors show."""
+    found = re.match(r"module '([^']*)' \((\w+)\)(?:, .*?([^/\\]+\.py:\d+))?", where)
+    return " ".join(filter(None, [found[1], found[2], found[3]])) if found else where
 
 
 def _reading(view: View) -> str:

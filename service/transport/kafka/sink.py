@@ -110,7 +110,7 @@ class KafkaSink:
     def abort(self, timeout: float) -> None:
         if self._broken is not None:
             raise self._broken
-        # An abort that overtakes the registration of the transaction's partitions ruins the producer (docs/adr/0005-transport-abort.md).
+        # An abort that overtakes the registration of its partitions ruins the producer (docs/adr/0005-transport-abort.md).
         with contextlib.suppress(KafkaException):
             self._producer.flush(_REGISTERED)
         self._finish("aborting", self._producer.abort_transaction, timeout)
