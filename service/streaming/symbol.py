@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
-from service.streaming.extent import BatchSize, Length
 from service.streaming.graph import View
+from service.streaming.length import Length
 
 if TYPE_CHECKING:
     from service.streaming.tracing import Trace
@@ -45,6 +45,8 @@ class Layout(Enum):
 class Symbol:
     """Stands for a tensor of batch, channels and time, in any order, while a module is traced.
 
+    The batch size is 1, as it is offline for one stream.
+
     Its own attributes have names that tensors do not have, since all others mean the tensor's.
     """
 
@@ -72,7 +74,7 @@ class Symbol:
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        sizes = {"B": BatchSize(self.tracing), "C": self.channels, "T": Length(self.tracing, self.reads.timeline.total)}
+        sizes = {"B": 1, "C": self.channels, "T": Length(self.tracing, self.reads.timeline.total)}
         return tuple(sizes[letter] for letter in self.dims.value)
 
     def size(self, dim: int | None = None) -> Any:
@@ -101,12 +103,7 @@ def _branch(self: Symbol) -> NoReturn:
     self.tracing.refuse("a branch on data", "Which way it goes would differ from frame to frame; use torch.where.")
 
 
-def _length(self: Symbol) -> NoReturn:
-    self.tracing.refuse("the batch size", "Streams are batched freely; the network cannot depend on it.")
-
-
 Symbol.__bool__ = _branch  # type: ignore[attr-defined]
-Symbol.__len__ = _length  # type: ignore[attr-defined]
 
 
 def _method(name: str) -> Callable[..., Any]:

@@ -30,8 +30,9 @@ class Function(nn.Module):
 class Remembering(nn.Module):
     """A recurrent module between two others, over `[B, C, T]`."""
 
-    def __init__(self, before: nn.Module, memory: nn.RNNBase, after: nn.Module) -> None:
+    def __init__(self, before: nn.Module, memory: nn.RNNBase, after: nn.Module, begin: float | None) -> None:
         super().__init__()
+        self.begin = begin
         self.before = before
         self.memory = memory
         self.after = after
@@ -39,9 +40,15 @@ class Remembering(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.before(x)
         if self.memory.batch_first:
-            return self.after(self.memory(y.transpose(1, 2))[0].transpose(1, 2))
-        remembered, _ = self.memory(y.permute(2, 0, 1))
+            return self.after(self.memory(y.transpose(1, 2), self._state(x.shape[0]))[0].transpose(1, 2))
+        remembered, _ = self.memory(y.permute(2, 0, 1), self._state(x.size(0)))
         return self.after(remembered.permute(1, 2, 0))
+
+    def _state(self, batch: int) -> Any:
+        if self.begin is None:
+            return None
+        state = torch.full((self.memory.num_layers, batch, self.memory.hidden_size), self.begin)
+        return (state, state + 0.1) if isinstance(self.memory, nn.LSTM) else state
 
 
 class Checking(nn.Module):
@@ -319,7 +326,7 @@ def rnn(draw: Any) -> Case:
     before = draw(st.sampled_from([nn.Identity(), nn.Conv1d(channels, channels, 3, 2, 1)]))
     after = draw(st.sampled_from([nn.Identity(), nn.Conv1d(hidden, 2, 3, padding=2, dilation=2)]))
 
-    return Remembering(before, memory, after), channels
+    return Remembering(before, memory, after, draw(st.sampled_from([None, 0.0, 0.3]))), channels
 
 
 @st.composite

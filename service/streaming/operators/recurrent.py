@@ -23,9 +23,9 @@ class Layer(Recurrence):
 
     memories = 1
 
-    def __init__(self, module: nn.RNNBase, layer: int, numerics: Numerics) -> None:
+    def __init__(self, module: nn.RNNBase, layer: int, initial: Float[Tensor, "S"], numerics: Numerics) -> None:
         self.channels = module.hidden_size
-        self.initial = torch.zeros(self.memories * self.channels)
+        self.initial = initial
         parameters = [getattr(module, f"{name}_l{layer}", None) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
         self.parameters = [parameter.detach().clone() for parameter in parameters if parameter is not None]
         into, back, *biases = (self._arranged(parameter) for parameter in self.parameters)
@@ -58,7 +58,7 @@ class Layer(Recurrence):
         return made.index_select(0, order.places), hidden.index_copy(0, order.streams, memory)
 
     def weights(self) -> tuple[Tensor, ...]:
-        return tuple(self.parameters)
+        return self.initial, *self.parameters
 
     def describe(self) -> str:
         return f"{self.name}({self.channels})"
@@ -100,8 +100,8 @@ class RnnLayer(Layer):
 
     name = "rnn"
 
-    def __init__(self, module: nn.RNN, layer: int, numerics: Numerics) -> None:
-        super().__init__(module, layer, numerics)
+    def __init__(self, module: nn.RNN, layer: int, initial: Float[Tensor, "S"], numerics: Numerics) -> None:
+        super().__init__(module, layer, initial, numerics)
         self.nonlinearity = module.nonlinearity
 
     def cell(self, into: Float[Tensor, "a G"], back: Float[Tensor, "a G"], memory: Float[Tensor, "a S"]) -> Float[Tensor, "a S"]:
@@ -139,14 +139,15 @@ LAYERS: dict[type[nn.RNNBase], type[Layer]] = {nn.LSTM: LstmLayer, nn.GRU: GruLa
 
 
 @lowers_module(*LAYERS)
-def recurrent(trace: Trace, module: nn.RNNBase, input: Symbol, hx: object = None) -> tuple[Symbol, LastState]:
+def recurrent(trace: Trace, module: nn.RNNBase, input: Symbol, hx: Any = None) -> tuple[Symbol, LastState]:
     kind = next(kind for kind in LAYERS if isinstance(module, kind))
     if module.bidirectional:
         trace.refuse(
             f"a bidirectional {kind.__name__}", "It reads the future; use a unidirectional one, or run the network per window."
         )
-    if module.proj_size or hx is not None:
-        trace.refuse(f"{kind.__name__} with proj_size or an initial state", "Use neither; a stream begins with a state of zeros.")
+    if module.proj_size:
+        trace.refuse(f"{kind.__name__} with proj_size", "Use a Linear behind it.")
+    initial = _initial(trace, module, hx, LAYERS[kind].memories)
     expected = "BTC" if module.batch_first else "TBC"
     if input.dims.value != expected:
         trace.refuse(f"{kind.__name__} over another dimension than time", f"Give it [{', '.join(expected)}].")
@@ -155,5 +156,18 @@ def recurrent(trace: Trace, module: nn.RNNBase, input: Symbol, hx: object = None
             f"{kind.__name__} of {input.channels} channels", f"It takes {module.input_size}; the module itself would raise here."
         )
     for layer in range(module.num_layers):
-        input = trace.add(LAYERS[kind](module, layer, trace.numerics), [input])
+        input = trace.add(LAYERS[kind](module, layer, initial[layer], trace.numerics), [input])
     return input, LastState(trace)
+
+
+def _initial(trace: Trace, module: nn.RNNBase, hx: Any, memories: int) -> Float[Tensor, "layers S"]:
+    """The memory of a stream that has not begun, per layer; zeros unless the network gives another."""
+    if hx is None:
+        return torch.zeros(module.num_layers, memories * module.hidden_size)
+    given = hx if isinstance(hx, tuple) else (hx,)
+    shape = (module.num_layers, 1, module.hidden_size)
+    if len(given) != memories or any(not isinstance(part, Tensor) or part.shape != shape for part in given):
+        trace.refuse(
+            "an initial state that is not constant, or of another shape", f"Give {memories} constant tensor(s) {list(shape)}."
+        )
+    return torch.cat([part[:, 0].detach() for part in given], 1)

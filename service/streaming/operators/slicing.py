@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from service.streaming.extent import Length
 from service.streaming.graph import Select
+from service.streaming.length import Length
 from service.streaming.lowering import lowers
 from service.streaming.operators.arithmetic import part
 from service.streaming.operators.padding import pad_with_edge

@@ -1,4 +1,4 @@
-"""Sizes that are not known at conversion: the batch size, and lengths, which are exact functions of the frames fed."""
+"""Lengths: not known at conversion, but exact functions of the frames fed."""
 
 from __future__ import annotations
 
@@ -14,36 +14,19 @@ if TYPE_CHECKING:
     from service.streaming.tracing import Trace
 
 
-class Extent:
-    """A size; whatever a subclass does not define is refused."""
+class Length:
+    """The length of a value, or a whole number computed from it; `count` gives it for every number of frames."""
 
-    name: str
-
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, count: Count) -> None:
         self.trace = trace
+        self.count = count
 
     def refuse(self, use: str) -> NoReturn:
         self.trace.refuse(
-            f"the {self.name} of a value",
-            f"The {self.name} of a stream is not known while it runs, so it cannot be {use}. Write the network so that its result "
-            f"at a frame does not depend on the {self.name}.",
+            "the length of a value",
+            f"The length of a stream is not known while it runs, so it cannot be {use}. Write the network so that its result "
+            "at a frame does not depend on the length.",
         )
-
-
-class BatchSize(Extent):
-    """Equal to itself, and nothing else can be done with it."""
-
-    name = "batch size"
-
-
-class Length(Extent):
-    """The length of a value, or a whole number computed from it; `count` gives it for every number of frames."""
-
-    name = "length"
-
-    def __init__(self, trace: Trace, count: Count) -> None:
-        super().__init__(trace)
-        self.count = count
 
     def _derived(self, rule: Callable[[Frames], Frames], stride: int = 1) -> Length:
         return Length(self.trace, Count.derive(rule, self.count, stride=stride, empty=None))
@@ -95,44 +78,20 @@ class Length(Extent):
 
 
 def _refusing(use: str) -> Callable[..., Any]:
-    def method(self: Extent, *_: object) -> NoReturn:
+    def method(self: Length, *_: object) -> NoReturn:
         self.refuse(use)
 
     return method
 
 
-def _comparing(relation: Callable[[Any, Any], Any]) -> Callable[[Extent, object], bool]:
-    def method(self: Extent, other: object) -> bool:
-        if isinstance(self, BatchSize) and isinstance(other, BatchSize):
-            return bool(relation(1, 1))
-        if not isinstance(self, Length):
-            self.refuse("compared")
-        return self.compare(other, relation)
-
-    return method
+def _comparing(relation: Callable[[Any, Any], Any]) -> Callable[[Length, object], bool]:
+    return lambda self, other: self.compare(other, relation)
 
 
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    setattr(Extent, f"__{_name}__", _comparing(getattr(operator, _name)))
-for _name in (
-    "add",
-    "radd",
-    "sub",
-    "rsub",
-    "mul",
-    "rmul",
-    "truediv",
-    "rtruediv",
-    "floordiv",
-    "rfloordiv",
-    "mod",
-    "rmod",
-    "pow",
-    "neg",
-):
-    if f"__{_name}__" not in Length.__dict__:
-        setattr(Length, f"__{_name}__", _refusing("used in arithmetic"))
-    setattr(BatchSize, f"__{_name}__", _refusing("used in arithmetic"))
+    setattr(Length, f"__{_name}__", _comparing(getattr(operator, _name)))
+for _name in ("rsub", "mul", "rmul", "truediv", "rtruediv", "rfloordiv", "rmod", "pow", "neg"):
+    setattr(Length, f"__{_name}__", _refusing("used in arithmetic"))
 for _name in ("int", "float", "bool", "index"):
-    setattr(Extent, f"__{_name}__", _refusing("used as a number"))
-Extent.__hash__ = object.__hash__  # type: ignore[method-assign]
+    setattr(Length, f"__{_name}__", _refusing("used as a number"))
+Length.__hash__ = object.__hash__  # type: ignore[method-assign]
