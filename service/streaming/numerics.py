@@ -21,7 +21,31 @@ from service.errors import NotStreamable
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 TILE = 128
-PROBED_ROWS = (*range(1, 34), 47, 48, 49, 63, 64, 65, 96, 127, 128, 129, 192, 255, 256, 257, 500, 512, 513, 1000, 1024, 1537, 2560)
+PROBED_ROWS = (
+    *range(1, 34),
+    47,
+    48,
+    49,
+    63,
+    64,
+    65,
+    96,
+    127,
+    128,
+    129,
+    192,
+    255,
+    256,
+    257,
+    500,
+    512,
+    513,
+    1000,
+    1024,
+    1537,
+    2560,
+    4097,
+)
 
 
 class Numerics(Enum):

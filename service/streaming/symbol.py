@@ -45,7 +45,8 @@ class Layout(Enum):
 class Symbol:
     """Stands for a tensor of batch, channels and time, in any order, while a module is traced.
 
-    The batch size is 1, as it is offline for one stream.
+    The batch size is 1, as it is offline for one stream. `root` stands for the memory in which torch would keep the elements:
+    crops, transposes and parts of channels share it.
 
     Its own attributes have names that tensors do not have, since all others mean the tensor's.
     """
@@ -55,8 +56,9 @@ class Symbol:
     requires_grad = False
     is_sparse = is_nested = is_quantized = is_complex = is_cuda = False
 
-    def __init__(self, trace: Trace, view: View, layout: Layout) -> None:
+    def __init__(self, trace: Trace, view: View, layout: Layout, root: object = None) -> None:
         self.tracing = trace
+        self.root = view.value if root is None else root
         self.reads = view
         self.dims = layout
         trace.symbols.add(self)
@@ -81,7 +83,7 @@ class Symbol:
         return self.shape if dim is None else self.shape[dim]
 
     def reading(self, view: View) -> Symbol:
-        return Symbol(self.tracing, view, self.dims)
+        return Symbol(self.tracing, view, self.dims, self.root)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:

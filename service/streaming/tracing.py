@@ -105,19 +105,19 @@ class Trace:
         return self._overwrite(args[0], result) if in_place else result
 
     def _overwrite(self, target: Symbol, result: Symbol) -> Symbol:
-        others = [symbol for symbol in self.symbols if symbol is not target and symbol.reads.value is target.reads.value]
+        others = [symbol for symbol in self.symbols if symbol is not target and symbol.root is target.root]
         if [symbol for symbol in others if symbol is not result]:
             self.refuse(
                 "an in-place change of a tensor that is visible through another view",
                 "Use the operation that returns a new tensor.",
             )
-        target.reads, target.dims = result.reads, result.dims
+        target.reads, target.dims, target.root = result.reads, result.dims, result.root
         return target
 
-    def add(self, operator: Operator, inputs: Sequence[Symbol]) -> Symbol:
-        """A new node; the result has the layout of the first input."""
+    def add(self, operator: Operator, inputs: Sequence[Symbol], shares_memory: bool = False) -> Symbol:
+        """A new node; the result has the layout of the first input, and where torch would make a view of it, its memory."""
         view = self.graph.add(operator, [symbol.reads for symbol in inputs], self.where())
-        return inputs[0].reading(view)
+        return Symbol(self, view, inputs[0].dims, inputs[0].root if shares_memory else None)
 
     def refuse(self, what: str, remedy: str) -> NoReturn:
         """Raises NotStreamable for `what`, at the line that is being traced."""

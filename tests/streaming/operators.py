@@ -289,7 +289,8 @@ def in_place(draw: Any) -> Case:
         y = conv(x)
         z = relu(y)
         y += x
-        return z * y
+        copy = y.clone().tanh_()
+        return z * y + copy
 
     return Function(forward, conv, relu), channels
 
@@ -320,9 +321,8 @@ def rnn(draw: Any) -> Case:
     channels, hidden = draw(CHANNELS), draw(st.integers(1, 5))
     kind = draw(st.sampled_from([nn.LSTM, nn.GRU, nn.RNN]))
     batch_first = draw(st.booleans())
-    options = {"nonlinearity": draw(st.sampled_from(["tanh", "relu"]))} if kind is nn.RNN else {}
     layers = draw(st.integers(1, 2))
-    memory = kind(channels, hidden, layers, bias=draw(st.booleans()), batch_first=batch_first, **options)
+    memory = kind(channels, hidden, layers, bias=draw(st.booleans()), batch_first=batch_first)
     before = draw(st.sampled_from([nn.Identity(), nn.Conv1d(channels, channels, 3, 2, 1)]))
     after = draw(st.sampled_from([nn.Identity(), nn.Conv1d(hidden, 2, 3, padding=2, dilation=2)]))
 
@@ -391,6 +391,14 @@ def checking(draw: Any) -> Case:
     return Checking(draw(st.integers(crop, 9)), draw(st.integers(1, 4)), crop), draw(CHANNELS)
 
 
+@st.composite
+def cumulative(draw: Any) -> Case:
+    channels = draw(CHANNELS)
+    before = draw(st.sampled_from([nn.Identity(), nn.Conv1d(channels, channels, 3, 2, 1)]))
+    after = draw(st.sampled_from([nn.Identity(), nn.Conv1d(channels, 2, 5, padding=2)]))
+    return nn.Sequential(before, Function(lambda x: torch.cumsum(x, -1)), after), channels
+
+
 TABLE: dict[str, st.SearchStrategy[Case]] = {
     "Conv1d": conv1d(),
     "depthwise Conv1d": depthwise(),
@@ -412,6 +420,7 @@ TABLE: dict[str, st.SearchStrategy[Case]] = {
     "LSTM, GRU, RNN": rnn(),
     "ConvTranspose1d": conv_transpose1d(),
     "hourglass": hourglass(),
+    "cumsum": cumulative(),
     "checks of the length": checking(),
     "replicate and reflect padding": edge_padding(),
     "Upsample": upsample(),

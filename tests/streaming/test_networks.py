@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from service.postprocess import Detect, Normalize, Smooth
-from service.streaming import convert, verify
+from service.streaming import Ragged, convert, verify
 from tests.streaming.networks import ChompedBlock, PaddedBlock, StridedWithMemory, UNet, tcn
 from tests.streaming.operators import weighted
 
@@ -117,6 +117,26 @@ def test_a_module_that_is_used_twice_remembers_twice() -> None:
     module = Twice()
 
     assert verify(convert(module, 3), module).bit_equal
+
+
+def test_a_rectified_recurrence_is_streamed() -> None:
+    # Not in the operator table: with random weights its outputs can be all zeros and rounding errors.
+    module = weighted(nn.RNN(3, 8, nonlinearity="relu"), seed=2)
+    frames = torch.randn(50, 1, 3)
+    program = convert(Rectified(module), 3)
+
+    made = program.step(program.new_state(2), torch.tensor([1]), Ragged(frames[:, 0], torch.tensor([50])))
+
+    torch.testing.assert_close(made.values, module(frames)[0][:, 0])
+
+
+class Rectified(nn.Module):
+    def __init__(self, memory: nn.Module) -> None:
+        super().__init__()
+        self.memory = memory
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.memory(x.permute(2, 0, 1))[0].permute(1, 2, 0)
 
 
 def test_the_other_layout_is_streamed_too() -> None:

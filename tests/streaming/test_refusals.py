@@ -56,11 +56,15 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "lengths that never agree": (lambda x: x + F.conv1d(x, WEIGHT), "never agree"),
     "other rates": (lambda x: x + F.conv1d(x, WEIGHT, stride=2), "rates"),
     "in place through a view": (lambda x: x.transpose(1, 2).relu_().transpose(1, 2) + x, "in-place"),
+    "in place through a part": (lambda x: torch.cat([x.chunk(2, 1)[0].tanh_(), x], 1), "in-place"),
+    "in place under a part": (lambda x: [x[:, :2], x.relu_()][0], "in-place"),
+    "in place through a crop": (lambda x: [x[..., 1:].relu_(), x][1], "in-place"),
+    "in place on what may be a copy": (lambda x: x + x.contiguous().relu_(), "in-place"),
     "two outputs": (lambda x: (x, x), "output of type tuple"),
     "another layout": (lambda x: x.transpose(1, 2), "layout"),
     "no such method": (lambda x: x.undefined(), "undefined"),
     "reshape": (lambda x: x.view(x.shape[0], -1), "view"),
-    "cumulative sum": (lambda x: x.cumsum(-1), "cumsum"),
+    "cumulative product": (lambda x: x.cumprod(-1), "cumprod"),
 }
 
 

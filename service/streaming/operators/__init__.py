@@ -1,6 +1,7 @@
 """One file per family of operators; importing this package registers them all."""
 
 from service.streaming.operators import (
+    accumulation,
     affine,
     arithmetic,
     convolution,
@@ -15,6 +16,7 @@ from service.streaming.operators import (
 )
 
 __all__ = [
+    "accumulation",
     "affine",
     "arithmetic",
     "convolution",

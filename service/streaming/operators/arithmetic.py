@@ -161,7 +161,7 @@ def cat(trace: Trace, tensors: Sequence[Symbol], dim: int = 0) -> Symbol:
 
 def part(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
     """Some channels of a value."""
-    return trace.add(Channels(kept, symbol.channels), [symbol])
+    return trace.add(Channels(kept, symbol.channels), [symbol], shares_memory=True)
 
 
 @lowers("split", "split_with_sizes")

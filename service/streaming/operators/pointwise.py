@@ -148,9 +148,20 @@ def dropout(trace: Trace, symbol: Symbol, p: float = 0.5, training: bool = True)
     return symbol
 
 
-@lowers("contiguous", "clone", "detach", "float", "requires_grad")
-def same(trace: Trace, symbol: Symbol, *args: Any, **kwargs: Any) -> Symbol:
+@lowers("detach", "float", "requires_grad")
+def same(trace: Trace, symbol: Symbol) -> Symbol:
     return symbol
+
+
+@lowers("contiguous")
+def contiguous(trace: Trace, symbol: Symbol) -> Symbol:
+    """The same memory or a copy, which nobody knows here; a change in place is refused while both are in use."""
+    return symbol.reading(symbol.reads)
+
+
+@lowers("clone")
+def clone(trace: Trace, symbol: Symbol, *, memory_format: object = None) -> Symbol:
+    return Symbol(trace, symbol.reads, symbol.dims, root=object())
 
 
 @lowers("to", "type")

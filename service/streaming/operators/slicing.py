@@ -53,7 +53,7 @@ def crop(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
     if first or isinstance(stop, int):
         view = view.cropped(first, -stop if isinstance(stop, int) else 0)
     symbol = symbol.reading(view)
-    return symbol if step == 1 else trace.add(Select(view, step), [symbol])
+    return symbol if step == 1 else trace.add(Select(view, step), [symbol], shares_memory=True)
 
 
 @lowers("narrow")
@@ -94,13 +94,13 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
 def transpose(trace: Trace, symbol: Symbol, first: int, second: int) -> Symbol:
     order = [0, 1, 2]
     order[first], order[second] = order[second], order[first]
-    return Symbol(trace, symbol.reads, symbol.dims.permuted(order))
+    return Symbol(trace, symbol.reads, symbol.dims.permuted(order), symbol.root)
 
 
 @lowers("permute")
 def permute(trace: Trace, symbol: Symbol, *dims: Any) -> Symbol:
     order = dims[0] if len(dims) == 1 else dims
-    return Symbol(trace, symbol.reads, symbol.dims.permuted(order))
+    return Symbol(trace, symbol.reads, symbol.dims.permuted(order), symbol.root)
 
 
 @lowers("mT")
