@@ -2,6 +2,7 @@
 
     PenstockError
     ├── ConfigurationError     the operator changes a setting             exit 2
+    ├── NotExact               a program and its module differ            exit 1
     ├── OperatorActionRequired the log or its topics contradict the state exit 1
     ├── TransportUnavailable   the broker cannot be reached in time       exit 1
     ├── Fenced                 another instance has taken over            exit 3
@@ -21,6 +22,10 @@ class PenstockError(Exception):
 
 class ConfigurationError(PenstockError):
     """A setting is wrong; the message gives its path, what was found and what is allowed."""
+
+
+class NotExact(PenstockError):
+    """A program does not do what its module does; the message gives the first difference. Please report it."""
 
 
 class OperatorActionRequired(PenstockError):

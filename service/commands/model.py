@@ -7,6 +7,7 @@ from rich.table import Table
 
 from service.app import Application
 from service.config import Config, Numerics
+from service.errors import NotExact
 from service.streaming import verify as verify_program
 
 
@@ -34,7 +35,10 @@ def show(config: Config) -> None:
 def verify(config: Config) -> None:
     """Streamed = offline on random chunkings, or the first difference as an error."""
     application = Application.from_config(config)
-    verify_program(application.program, application.module)
+    try:
+        verify_program(application.program, application.module)
+    except AssertionError as error:
+        raise NotExact(f"streamed and offline differ: {error}") from error
     exact = config.numerics is Numerics.EXACT
     also = ", and the same bits for every chunking and company" if exact else ""
     print(f"streamed equals offline, within 1e-5 of the largest output{also}")
