@@ -11,6 +11,7 @@ import torch
 from service.streaming.operator import Operator, Recurrence
 
 if TYPE_CHECKING:
+    from service.streaming.graph import Graph
     from service.streaming.program import Program
 
 SNAPSHOT_FORMAT = 1
@@ -19,7 +20,7 @@ SNAPSHOT_FORMAT = 1
 def fingerprint(program: Program) -> str:
     """Everything that decides the program's output bits: network, weights, numerics, precision, torch, instructions, threads."""
     return _digest(
-        _network(program),
+        network(program.graph),
         program.numerics.value,
         str(program.dtype),
         torch.__version__,
@@ -37,13 +38,13 @@ def state_fingerprint(program: Program) -> str:
     plan = program.plan
     shapes = [f"{value.channels}:{plan.warm[value.index].key}:{value.timeline.ready.key}" for value in plan.sources]
     recurrences = {node.operator for node in program.graph.nodes if isinstance(node.operator, Recurrence)}
-    return _digest(str(SNAPSHOT_FORMAT), str(program.dtype), *shapes, _network(program, recurrences) if recurrences else "")
+    return _digest(str(SNAPSHOT_FORMAT), str(program.dtype), *shapes, network(program.graph, recurrences) if recurrences else "")
 
 
-def _network(program: Program, weighed: Container[Operator] | None = None) -> str:
+def network(graph: Graph, weighed: Container[Operator] | None = None) -> str:
     """The structure, and the weights of all operators or of those `weighed`."""
     digest = hashlib.sha256()
-    for node in program.graph.nodes:
+    for node in graph.nodes:
         reads = [(view.value.index, view.shift, view.low, view.fill, view.high and view.high.key) for view in node.inputs]
         digest.update(f"{node.operator.describe()} {reads} {node.output.index}\n".encode())
         for tensor in node.operator.weights() if weighed is None or node.operator in weighed else ():

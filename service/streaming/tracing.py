@@ -22,6 +22,7 @@ from torch import nn
 
 from service.errors import NotStreamable
 from service.streaming.copying import eval_copy
+from service.streaming.fingerprint import network
 from service.streaming.graph import Graph, View
 from service.streaming.lowering import DEFAULT_REMEDY, function_lowering, module_lowering, remedy
 from service.streaming.numerics import Numerics
@@ -31,6 +32,7 @@ from service.streaming.symbol import Layout, Symbol
 OWN = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 """Where code lies that is not the user's."""
 LONGEST_LINE = 160
+INPUT_ALONE = "A module's result must depend on its input alone."
 
 
 class Trace:
@@ -38,6 +40,7 @@ class Trace:
 
     def __init__(self, module: nn.Module, channels: int, layout: Layout, numerics: Numerics) -> None:
         self.numerics = numerics
+        self.channels = channels
         self.graph = Graph(channels)
         self.layout = layout
         self._module = eval_copy(module)
@@ -47,10 +50,18 @@ class Trace:
     @torch.no_grad()
     def run(self) -> Graph:
         """The graph of the module. Raises NotStreamable."""
-        before = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
-        chance = torch.get_rng_state()
         for name, child in self._module.named_modules():
             self._follow(name, child)
+        first = self._traced()
+        # A module that keeps something from one call for the next shows it in the second one.
+        self.graph = Graph(self.channels)
+        if network(self._traced()) != network(first):
+            self.refuse("a module whose second call computes something else than its first", INPUT_ALONE)
+        return self.graph
+
+    def _traced(self) -> Graph:
+        before = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
+        chance = torch.get_rng_state()
         try:
             result = self._module(Symbol(self, View.whole(self.graph.input), self.layout))
         except NotStreamable:
@@ -69,9 +80,9 @@ class Trace:
             self.refuse("an output in another layout than the input", f"Transpose it back to {self.layout.value}.")
         for name, buffer in self._module.named_buffers():
             if name not in before or not torch.equal(buffer, before[name]):
-                self.refuse(f"buffer {name!r}, which forward changes,", "A module's result must depend on its input alone.")
+                self.refuse(f"buffer {name!r}, which forward changes,", INPUT_ALONE)
         if not torch.equal(chance, torch.get_rng_state()):
-            self.refuse("a random number", "A module's result must depend on its input alone.")
+            self.refuse("a random number", INPUT_ALONE)
         self.graph.finish(result.reads, self.where())
         return self.graph
 

@@ -126,6 +126,18 @@ def test_a_module_that_counts_its_calls_is_refused() -> None:
     assert module.calls == 0
 
 
+def test_a_module_that_remembers_its_last_call_is_refused() -> None:
+    class Remembering(nn.Module):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x * self.calls
+
+    with pytest.raises(NotStreamable, match="second call computes something else"):
+        convert(Remembering(), 1)
+
+
 def test_a_subclass_with_a_forward_of_its_own_is_traced_through() -> None:
     class Causal(nn.Conv1d):
         def forward(self, input: Tensor) -> Tensor:
