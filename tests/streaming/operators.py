@@ -146,6 +146,19 @@ def padding(draw: Any) -> Case:
 
 
 @st.composite
+def concatenated_padding(draw: Any) -> Case:
+    """Padding written as a concatenation with constants."""
+    channels, left, right = draw(CHANNELS), draw(st.integers(0, 4)), draw(st.integers(0, 4))
+    conv = nn.Conv1d(channels, 2, draw(st.integers(1, 4)))
+    functions = [
+        lambda x: torch.cat([torch.zeros(x.shape[0], channels, left), x, x.new_zeros(1, channels, right)], -1),
+        lambda x: torch.cat([torch.full((1, channels, left + 1), 2.0), x], 2),
+    ]
+    after = draw(st.sampled_from([nn.Identity(), conv]))
+    return nn.Sequential(Function(draw(st.sampled_from(functions))), after), channels
+
+
+@st.composite
 def crop(draw: Any) -> Case:
     left, right, step = draw(st.integers(0, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
     both = draw(st.booleans())
@@ -406,6 +419,7 @@ TABLE: dict[str, st.SearchStrategy[Case]] = {
     "AvgPool1d": average_pool(),
     "MaxPool1d": max_pool(),
     "F.pad": padding(),
+    "cat with constants": concatenated_padding(),
     "crop": crop(),
     "residual": residual(),
     "chomp": chomped(),

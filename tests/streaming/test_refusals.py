@@ -48,6 +48,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "flip": (lambda x: x.flip(-1), "flip"),
     "random": (lambda x: x + torch.rand(1), "random"),
     "cat over time": (lambda x: torch.cat([x, x], -1), "cat over time"),
+    "cat with a ramp": (lambda x: torch.cat([torch.arange(12.0).view(1, 4, 3), x], -1), "one repeated number"),
     "batch slice": (lambda x: x[:1], "batch"),
     "dropout in training": (lambda x: F.dropout(x, 0.5), "dropout"),
     "constant over time": (lambda x: x + torch.randn(4, 100), "constant"),

@@ -150,13 +150,34 @@ def per_channel(trace: Trace, symbol: Symbol, constant: Any) -> Constant:
 
 
 @lowers("cat", "concat", "concatenate")
-def cat(trace: Trace, tensors: Sequence[Symbol], dim: int = 0) -> Symbol:
-    if not all(isinstance(tensor, Symbol) for tensor in tensors) or len({tensor.dims for tensor in tensors}) != 1:
+def cat(trace: Trace, tensors: Sequence[Any], dim: int = 0) -> Symbol:
+    symbols = [tensor for tensor in tensors if isinstance(tensor, Symbol)]
+    first = symbols[0]
+    if dim % 3 == first.dims.time_dim and len(symbols) == 1:
+        return _padded_by_constants(trace, tensors, first)
+    if len(symbols) != len(tensors) or len({symbol.dims for symbol in symbols}) != 1:
         trace.refuse("cat with constants or of mixed layouts", "Concatenate values of one layout; pad with F.pad.")
-    if dim % 3 != tensors[0].dims.channel_dim:
+    if dim % 3 != first.dims.channel_dim:
         trace.refuse("cat over time or batch", "Concatenate channels; to pad, use F.pad.")
-    check_rates(trace, "cat", tensors)
-    return trace.add(Concatenation(sum(tensor.channels for tensor in tensors)), list(tensors))
+    check_rates(trace, "cat", symbols)
+    return trace.add(Concatenation(sum(symbol.channels for symbol in symbols)), symbols)
+
+
+def _padded_by_constants(trace: Trace, tensors: Sequence[Any], symbol: Symbol) -> Symbol:
+    """`torch.cat([zeros, x], -1)`: another way to write a padding."""
+    place = next(place for place, tensor in enumerate(tensors) if tensor is symbol)
+    constants = [tensor for tensor in tensors if tensor is not symbol and tensor.numel()]
+    values = torch.unique(torch.cat([constant.flatten() for constant in constants])) if constants else torch.zeros(1)
+    shape = [1, symbol.channels, symbol.channels]
+    for constant in constants:
+        shape[symbol.dims.time_dim] = constant.shape[symbol.dims.time_dim] if constant.ndim == 3 else 0
+        if list(constant.shape) != shape or constant.dtype != symbol.dtype or len(values) != 1:
+            trace.refuse("cat over time with other constants than one repeated number", "Pad with F.pad.")
+    sides = [sum(tensor.shape[symbol.dims.time_dim] for tensor in part) for part in (tensors[:place], tensors[place + 1 :])]
+    padding = [0] * 6
+    padding[2 * (2 - symbol.dims.time_dim) : 2 * (2 - symbol.dims.time_dim) + 2] = sides
+    padded: Symbol = trace.call("pad", (symbol, padding), {"value": float(values[0])})
+    return padded
 
 
 def part(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:

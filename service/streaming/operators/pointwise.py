@@ -171,6 +171,11 @@ def converted(trace: Trace, symbol: Symbol, target: Any) -> Symbol:
     return symbol
 
 
+@lowers("new_zeros")
+def new_zeros(trace: Trace, symbol: Symbol, *size: Any) -> Tensor:
+    return torch.zeros(*size)
+
+
 PER_WINDOW = "It needs the whole stream before its first output; run it per window."
 refuses(
     PER_WINDOW, "mean", "sum", "std", "var", "max", "min", "amax", "amin", "norm", "argmax", "median", "flip", "roll", "fft", "sort"
