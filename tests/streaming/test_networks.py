@@ -37,6 +37,13 @@ def test_streams_a_whole_network(name: str) -> None:
         assert verify(program, module, seed=seed).bit_equal
 
 
+def test_fast_numerics_are_the_module_s_within_the_tolerance() -> None:
+    module = weighted(tcn(PaddedBlock), seed=3)
+    program = convert(module, 3, numerics="fast")
+
+    assert verify(program, module).max_abs_difference > 0
+
+
 @pytest.mark.parametrize("name", FINITE)
 def test_the_receptive_field_is_what_gradients_reach(name: str) -> None:
     module, channels = NETWORKS[name]
