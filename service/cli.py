@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from service import __version__
-from service.errors import ConfigurationError, Fenced, PenstockError
+from service.errors import ConfigurationError, Fenced, NotStreamable, PenstockError
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The application's YAML file.", show_default=False)]
 
@@ -37,7 +37,7 @@ class ErrorBoundary(TyperGroup):
 
 def exit_code(error: PenstockError) -> int:
     match error:
-        case ConfigurationError():
+        case ConfigurationError() | NotStreamable():
             return 2
         case Fenced():
             return 3
@@ -197,7 +197,7 @@ def produce(
 
     settings = load(path)
     count = publish(settings, KafkaTransport(settings.kafka), Signal(keys, records, samples, end, realtime, seed), file)
-    print(f"{count} records published to {settings.input.topic}")
+    print(f"{count} records published to {settings.input.topic}" if count else "there are no records in the file")
 
 
 @main.command()
@@ -227,6 +227,14 @@ def demo(
     from service.demo.show import run as show
 
     raise typer.Exit(show(seconds, json, broker, bootstrap))
+
+
+@main.command()
+def broker(port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 9092) -> None:
+    """Run a Kafka node to try things on, without Docker (needs Java and Maven). Its data goes when it ends."""
+    from service.commands.broker import broker as serve
+
+    serve(port)
 
 
 @bench.command("service")

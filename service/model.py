@@ -89,10 +89,13 @@ def _network(model: Model) -> nn.Module:
         ) from error
     except AttributeError as error:
         raise ConfigurationError(f"model.factory: {module_name} has no {name!r}") from error
+    except Exception as error:  # whatever the user's module does when it is imported
+        raise ConfigurationError(f"model.factory: importing {module_name} raised {type(error).__name__}: {error}") from error
     try:
         network = factory(**model.arguments)
-    except TypeError as error:
-        raise ConfigurationError(f"model.arguments: {model.factory} does not take them: {error}") from error
+    except Exception as error:  # whatever the user's class does with its arguments
+        shown = ", ".join(f"{argument}={value!r}" for argument, value in model.arguments.items())
+        raise ConfigurationError(f"model.arguments: {name}({shown}) raised {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise ConfigurationError(f"model.factory: {model.factory} made a {type(network).__name__}, not a torch.nn.Module")
     if model.weights is not None:

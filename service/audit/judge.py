@@ -108,13 +108,13 @@ def judge(
         fits = expected.get(identity)
         if fits is None or (fits.length, fits.offset) != (len(prediction.y), prediction.offset) or _apart(fits, prediction):
             unexpected += 1
-            examples.append(f"unexpected: {identity} completed by offset {prediction.offset}, {len(prediction.y)} outputs")
+            examples.append(f"unexpected: {_words(identity)}, {len(prediction.y)} outputs, completed by offset {prediction.offset}")
             continue
         count[identity] += 1
         outputs[identity] = prediction.y
     absent = [identity for identity in expected if identity not in count]
-    examples += [f"missing: {identity}" for identity in absent[:5]]
-    examples += [f"duplicate: {identity} {times} times" for identity, times in count.items() if times > 1][:5]
+    examples += [f"missing: {_words(identity)}" for identity in absent[:5]]
+    examples += [f"{times} times: {_words(identity)}" for identity, times in count.items() if times > 1][:5]
     due = Counter(letter for partition in partitions for letter in partition.letters)
     due.update(letter for stream in whole for letter in _illegal_end(stream, oracle))
     given = Counter(letter for letter in letters if letter.reason != Reason.OUTPUT_TOO_LARGE)
@@ -151,6 +151,11 @@ def _expected(stream: OfferedStream, oracle: Oracle) -> Iterator[tuple[int, _Exp
         if end > begin:
             at = time + (begin * oracle.decimation - start) * 1000.0 / stream.rate
             yield begin, _Expected(end - begin, record.offset, at)
+
+
+def _words(identity: Identity) -> str:
+    partition, key, stream, index = identity
+    return f"key {key!r}, stream {stream}, index {index} of input partition {partition}"
 
 
 def _illegal_end(stream: OfferedStream, oracle: Oracle) -> Iterator[Letter]:

@@ -33,4 +33,7 @@ def verdict(report: AuditReport, passed: bool) -> Table:
             table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))
     for example in report.examples:
         table.add_row("", example)
+    counts_right = report.missing + report.unexpected + report.duplicates == 0
+    if counts_right and not (report.within_tolerance and report.bit_equal):
+        table.add_row("", "Only values differ: have weights or settings been changed since these were published?")
     return table

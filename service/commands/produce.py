@@ -30,10 +30,11 @@ class Signal(NamedTuple):
 
 
 def produce(config: Config, transport: Transport, signal: Signal, file: Path | None) -> int:
-    """How many records were published and acknowledged."""
+    """How many records were published and acknowledged. A file is read and checked whole before anything is published."""
+    records = list(_lines(config, file)) if file else _made_up(config, signal)
     publisher = transport.publisher()
     topic, count = config.input.topic, 0
-    for key, value in _lines(config, file) if file else _made_up(config, signal):
+    for key, value in records:
         publisher.publish(topic, value, key=key)
         count += 1
     publisher.flush(30.0)
@@ -64,21 +65,37 @@ def _chunk(config: Config, time_ms: float, samples: Float32[np.ndarray, "n C"]) 
 
 
 def _lines(config: Config, file: Path) -> Iterator[tuple[bytes, bytes | None]]:
-    """One record a line: `{"key": …, "t": …, "x": …}`; without `x`, the end of the key's stream."""
-    source = sys.stdin.buffer if str(file) == "-" else file.open("rb")
-    with source:
-        for number, line in enumerate(source, 1):
-            if not line.strip():
-                continue
+    """One record a line: `{"key": …, "t": …, "x": …}`; `"x": null` ends the key's stream."""
+    try:
+        text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
             try:
-                found = orjson.loads(line)
-                key = found["key"].encode()
-                if found.get("x") is None:
-                    yield key, None
-                else:
-                    samples = np.array(found["x"], np.float32).reshape(-1, config.channels)
-                    yield key, _chunk(config, float(found["t"]), samples)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise ConfigurationError(
-                    f'{file}, line {number}: {error}; {{"key": "…", "t": epoch ms, "x": [[…], …]}} is expected'
-                ) from error
+                yield _record(config, line)
+            except ValueError as error:
+                form = '{"key": "…", "t": epoch ms, "x": [[…], …]} is expected, or "x": null for the end of a stream'
+                raise ConfigurationError(f"{file}, line {number}: {error}; {form}") from error
+
+
+def _record(config: Config, line: bytes) -> tuple[bytes, bytes | None]:
+    """Raises `ValueError` for anything but a record that fits the configured channels."""
+    found = orjson.loads(line)
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
+    if missing := [name for name in ("key", "x") if name not in found]:
+        raise ValueError(f"{' and '.join(missing)} missing")
+    if not isinstance(found["key"], str):
+        raise ValueError("key is no text")
+    key = found["key"].encode()
+    if found["x"] is None:
+        return key, None
+    if type(found.get("t")) not in (int, float):
+        raise ValueError("t is no number")
+    samples = np.array(found["x"], np.float32)
+    if config.channels == 1 and samples.ndim == 1:
+        samples = samples[:, None]
+    if samples.ndim != 2 or samples.shape[1] != config.channels or not len(samples):
+        raise ValueError(f"x has the shape {list(samples.shape)}, samples × {config.channels} channels are expected")
+    return key, _chunk(config, float(found["t"]), samples)

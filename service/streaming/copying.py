@@ -16,7 +16,8 @@ def eval_copy(module: nn.Module) -> nn.Module:
     for name, child in module.named_modules():
         if isinstance(child, torch.jit.ScriptModule):
             raise NotStreamable(
-                f"module {name!r} is TorchScript, whose code cannot be traced. Give the Python module, or run it per window."
+                f"module {name!r} is TorchScript, whose code cannot be traced. "
+                "Give the Python module, or run it on windows outside penstock."
             )
         # Weights that a hook computes (weight_norm) hang on a graph, and such tensors refuse to be copied.
         computed.update((id(value), value.detach().clone()) for value in vars(child).values() if isinstance(value, Tensor))

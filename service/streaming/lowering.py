@@ -17,7 +17,7 @@ Lowering = Callable[..., Any]
 AnyLowering = TypeVar("AnyLowering", bound=Lowering)
 StreamerFactory = Callable[[Any, int], Operator]
 
-DEFAULT_REMEDY = "Register a streamer for the module that calls it, or run the network per window."
+DEFAULT_REMEDY = "Register a streamer for the module that calls it, or run it on windows outside penstock."
 
 _functions: dict[str, Lowering] = {}
 _modules: dict[type[nn.Module], Lowering] = {}

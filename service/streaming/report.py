@@ -51,7 +51,9 @@ def describe(plan: Plan) -> str:
         operator = node.operator
         name = operator.name
         if isinstance(operator, Windowed):
-            name += f" window {len(operator.window.offsets)} stride {operator.window.stride}"
+            offsets = operator.window.offsets
+            apart = offsets[1] - offsets[0] if len(offsets) > 1 else 1
+            name += f" window {len(offsets)}" + (f" dilation {apart}" if apart > 1 else "") + f" stride {operator.window.stride}"
         ring = str(plan.depth.get(node.output.index, 0))
         reads = ", ".join(_reading(view) for view in node.inputs)
         rate = _rate(node.output)

@@ -64,8 +64,15 @@ class KafkaNode:
 
     version = VERSION
 
-    def __init__(self, settings: Mapping[str, str] | None = None, heap: str = "768m", start_timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, str] | None = None,
+        heap: str = "768m",
+        start_timeout: float = 60.0,
+        port: int | None = None,
+    ) -> None:
         self._settings = dict(settings or {})
+        self._wanted = port
         self._heap = heap
         self._start_timeout = start_timeout
         self._folder = Path()
@@ -98,6 +105,7 @@ class KafkaNode:
         self._folder = Path(tempfile.mkdtemp(prefix="penstock-kafka-"))
         try:
             self._port, controller = _free_ports()
+            self._port = self._wanted or self._port
             self._write_properties(controller)
             self._format()
             self._launch()

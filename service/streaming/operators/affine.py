@@ -198,12 +198,12 @@ def _lower_softmax(name: str) -> None:
     @lowers(name)
     def lowering(trace: Trace, symbol: Symbol, dim: int | None = None, *args: object, **kwargs: object) -> Symbol:
         if dim is None or dim % 3 != symbol.dims.channel_dim:
-            trace.refuse(f"{name} over time or batch", "Take it over channels, or run the network per window.")
+            trace.refuse(f"{name} over time or batch", "Take it over channels, or run it on windows outside penstock.")
         return trace.add(Softmax(name, symbol.channels), [symbol])
 
 
 _lower_softmax("softmax")
 _lower_softmax("log_softmax")
 
-OVER_TIME = "Its statistics run over all time. Use BatchNorm or LayerNorm over channels, or run the network per window."
+OVER_TIME = "Its statistics run over all time. Use BatchNorm or LayerNorm over channels, or run it on windows outside penstock."
 refuses(OVER_TIME, "group_norm", "instance_norm", "normalize")

@@ -176,7 +176,7 @@ def new_zeros(trace: Trace, symbol: Symbol, *size: Any) -> Tensor:
     return torch.zeros(*size)
 
 
-PER_WINDOW = "It needs the whole stream before its first output; run it per window."
+PER_WINDOW = "It needs the whole stream before its first output; run it on windows outside penstock."
 refuses(
     PER_WINDOW, "mean", "sum", "std", "var", "max", "min", "amax", "amin", "norm", "argmax", "median", "flip", "roll", "fft", "sort"
 )

@@ -119,5 +119,5 @@ def _add(trace: Trace, pool: Pool, symbol: Symbol) -> Symbol:
     return trace.add(pool, [symbol])
 
 
-GLOBAL = "It needs the whole stream before its first output; run the network per window."
+GLOBAL = "It needs the whole stream before its first output; run it on windows outside penstock."
 refuses(GLOBAL, "adaptive_avg_pool1d", "adaptive_max_pool1d")

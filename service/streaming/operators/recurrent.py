@@ -132,7 +132,9 @@ class LastState:
         next(argument for argument in args if isinstance(argument, LastState))._refuse()
 
     def _refuse(self) -> NoReturn:
-        self._trace.refuse("the state at the end of the sequence", "Use the output at every frame, or run the network per window.")
+        self._trace.refuse(
+            "the state at the end of the sequence", "Use the output at every frame, or run it on windows outside penstock."
+        )
 
 
 LAYERS: dict[type[nn.RNNBase], type[Layer]] = {nn.LSTM: LstmLayer, nn.GRU: GruLayer, nn.RNN: RnnLayer}
@@ -143,7 +145,8 @@ def recurrent(trace: Trace, module: nn.RNNBase, input: Symbol, hx: Any = None) -
     kind = next(kind for kind in LAYERS if isinstance(module, kind))
     if module.bidirectional:
         trace.refuse(
-            f"a bidirectional {kind.__name__}", "It reads the future; use a unidirectional one, or run the network per window."
+            f"a bidirectional {kind.__name__}",
+            "It reads the future; use a unidirectional one, or run it on windows outside penstock.",
         )
     if module.proj_size:
         trace.refuse(f"{kind.__name__} with proj_size", "Use a Linear behind it.")

@@ -75,7 +75,9 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
     if mode in ("replicate", "reflect"):
         return pad_with_edge(trace, symbol, left, right, mode)
     if mode != "constant":
-        trace.refuse(f"{mode} padding", "It reads the other end of the stream; pad with zeros, or run the network per window.")
+        trace.refuse(
+            f"{mode} padding", "It reads the other end of the stream; pad with zeros, or run it on windows outside penstock."
+        )
     fill = float(value or 0.0)
     view = symbol.reads
     if left < 0 or right < 0:

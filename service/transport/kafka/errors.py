@@ -42,7 +42,9 @@ class Trouble:
 
     def unavailable(self, what: str, error: KafkaError) -> TransportUnavailable:
         """The error for a call that got no answer."""
-        return TransportUnavailable(f"{what}: no answer from {self._bootstrap} ({self._last or error.str()})")
+        return TransportUnavailable(
+            f"{what}: no answer from {self._bootstrap} ({self._last or error.str()}). Is a broker running there?"
+        )
 
 
 def reason(error: KafkaException) -> KafkaError:
@@ -59,7 +61,9 @@ def transaction_error(error: KafkaError, what: str, age: float, timeout: float) 
     if error.code() in _FENCED_PRODUCER:
         if age > timeout:
             return OutcomeUnknown(f"{what}: the transaction took {age:.1f} s, longer than its timeout of {timeout:.1f} s")
-        return Fenced(f"{what}: another process writes under the same transactional id ({error.str()})")
+        return Fenced(
+            f"{what}: another process writes under the same transactional id; give each an `instance` of its own ({error.str()})"
+        )
     if error.code() in _REFUSED:
         return TransportUnavailable(f"{what}: the broker refuses: {error.str()}")
     if error.txn_requires_abort() or error.code() == KafkaError._STATE:
@@ -85,7 +89,9 @@ def delivery_error(error: KafkaError, topic: str) -> PenstockError | None:
 def source_error(error: KafkaError, topic: str | None) -> PenstockError | None:
     """For an error among consumed records; None where librdkafka goes on by itself."""
     if instance_taken(error):
-        return Fenced(f"another process is a member of the group under this instance name: {error.str()}")
+        return Fenced(
+            f"another process is a member of the group under this instance name; give each an `instance` of its own ({error.str()})"
+        )
     if error.code() in MISSING:
         return TransportUnavailable(f"there is no topic {topic!r} to read; create it")
     if error.code() in _REFUSED or error.fatal() or error.code() == KafkaError._FATAL:
