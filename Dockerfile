@@ -1,5 +1,5 @@
-# The CUDA libraries make up most of this image. On Linux the wheel of PyTorch that the package index offers is the CUDA build:
-# it runs on the CPU too, but cannot be imported without them. One image then serves both kinds of node.
+# The CUDA libraries make up most of this image, although penstock runs on the CPU: on Linux the wheel of PyTorch that the package
+# index offers is the CUDA build, and it cannot be imported without them.
 ARG PYTHON=3.13-slim-trixie
 
 FROM python:${PYTHON} AS builder

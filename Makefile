@@ -66,7 +66,7 @@ $(READY): $(LOCKS) pyproject.toml
 		if [ -z "$$found" ]; then \
 			echo "penstock needs Python 3.11 or newer. Install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; \
 		fi; \
-		echo "making $(VENV) with $$($$found --version)"; \
+		echo "making $(VENV) with $$($$found --version); PyTorch and its CUDA libraries are 5.6 GB, which takes a while the first time"; \
 		$$found -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
 	fi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt

@@ -16,7 +16,7 @@ KUBERNETES = "1.34.0"
 Objects = dict[str, dict[str, Any]]
 
 OPTIONS = [
-    *("--set", "gpu.count=2"),
+    *("--set", "resources.limits.cpu=2"),
     *("--set", "secretEnv[0].name=KAFKA_PASSWORD,secretEnv[0].secret=pumps-kafka,secretEnv[0].key=password"),
     *("--set", "secretFiles[0].secret=pumps-tls,secretFiles[0].mountPath=/etc/penstock-tls"),
     *("--set", "networkPolicy.kafka.to[0].ipBlock.cidr=10.0.0.0/8"),
@@ -112,12 +112,6 @@ def test_selectors_find_the_pods(objects: Objects) -> None:
     assert all(selector.items() <= labels.items() for selector in selectors)
 
 
-def test_a_gpu_is_a_limit_only(helm: str, root: Path) -> None:
-    container = render(helm, root, *OPTIONS)["StatefulSet"]["spec"]["template"]["spec"]["containers"][0]
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
-    assert "nvidia.com/gpu" not in container["resources"]["requests"]
-
-
 def test_the_configuration_arrives_as_it_was_written(helm: str, root: Path) -> None:
     pumps = root / "service" / "demo" / "pumps.yaml"
     rendered = render(helm, root, "--set-file", f"config={pumps}")["ConfigMap"]
@@ -140,7 +134,7 @@ def test_another_configuration_starts_the_pods_again(helm: str, root: Path, tmp_
         ("replicass=2", "replicass"),
         ("config=app: pumps", "config has no `kafka`"),
         ("config=app: [", "config is not YAML"),
-        ("gpu.count=some", "/gpu/count"),
+        ("replicas=some", "/replicas"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(helm: str, root: Path, option: str, complaint: str) -> None:
