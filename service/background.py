@@ -25,22 +25,3 @@ def in_thread(call: Callable[[], None]) -> Wait:
 
     threading.Thread(target=run, name="commit", daemon=True).start()
     return outcome.result
-
-
-def at_once(call: Callable[[], None]) -> Wait:
-    """For tests: the call is over before anybody waits for it, and its error comes when somebody does."""
-    try:
-        call()
-    except Exception as error:
-        failure = error
-
-        def fail() -> None:
-            raise failure
-
-        return fail
-    return lambda: None
-
-
-def when_waited_for(call: Callable[[], None]) -> Wait:
-    """For tests: as late as can be."""
-    return call

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -11,7 +12,7 @@ import orjson
 from service.app import Application, required_topics
 from service.audit import AuditReport
 from service.audit.read import audit
-from service.background import Beside, at_once
+from service.background import Beside, Wait
 from service.config import Config
 from service.errors import Fenced, TransportUnavailable
 from service.restore import BEGUN
@@ -22,6 +23,25 @@ from tests.applications import chunk, configured
 
 PARTITIONS = 2
 INSTANCES = ["one", "two"]
+
+
+def at_once(call: Callable[[], None]) -> Wait:
+    """A commit that is over before anybody waits for it; its error comes when somebody does."""
+    try:
+        call()
+    except Exception as error:
+        failure = error
+
+        def fail() -> None:
+            raise failure
+
+        return fail
+    return lambda: None
+
+
+def when_waited_for(call: Callable[[], None]) -> Wait:
+    """A commit as late as can be."""
+    return call
 
 
 class Cluster:

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.background import Beside, at_once, when_waited_for
+from service.background import Beside
 from service.errors import Fenced
 from service.transport.memory import Fault
 from tests.applications import chunk
-from tests.cluster import INSTANCES, Cluster, applications
+from tests.cluster import INSTANCES, Cluster, applications, at_once, when_waited_for
 
 KEYS = [b"a", b"b", b"c", b"d", b"e"]
 

@@ -16,9 +16,6 @@ from service.codec.interface import Prediction, Reason
 RELATIVE = 1e-5
 """How far a prediction may be from the plain module, relative to the largest output of its stream (float32)."""
 
-ROUNDING = 1e-7
-"""What float32 leaves of terms of size 1 that cancel, where all outputs of a stream are tiny."""
-
 Identity = tuple[int, str, int, int]
 
 
@@ -197,6 +194,6 @@ def _values(
                 difference[np.isnan(y) & np.isnan(truth[index : index + len(y)])] = 0.0
                 apart = float(difference.max(initial=0.0))
                 worst = max(worst, apart) if apart == apart else float("nan")
-                within = within and apart <= max(bound, ROUNDING)
+                within = within and apart <= max(bound, 1e-12)
                 equal = equal and fresh[index : index + len(y)].tobytes() == np.ascontiguousarray(y).tobytes()
     return worst, within, equal

@@ -69,9 +69,6 @@ class SlotTable:
         self.rows["dirty_since"][slots] = CLEAN
         self.free += slots
 
-    def of_task(self, task: int) -> Slots:
-        return np.flatnonzero(self.rows["task"] == task)
-
     def dirty(self) -> Slots:
         return np.flatnonzero(self.rows["dirty_since"] != CLEAN)
 

@@ -20,9 +20,6 @@ from service.streaming.symbol import Layout
 TOLERANCE = 1e-5
 """Largest difference from the offline module, relative to its largest output in all streams."""
 
-ROUNDING = 1e-7
-"""What float32 leaves of samples of size 1 where they cancel, so that all outputs are tiny."""
-
 
 @dataclass(frozen=True)
 class Verified:
@@ -71,7 +68,6 @@ def verify(
     streamed = _stream(program, samples, chance)
     difference = 0.0
     tolerance = TOLERANCE * max((_largest(wanted) for wanted in expected), default=0.0)
-    tolerance = max(tolerance, ROUNDING)
     for number, (made, wanted) in enumerate(zip(streamed, expected, strict=True)):
         difference = max(difference, _compare(number, made, wanted, tolerance, "the module offline"))
     again = _stream(program, samples, chance)

@@ -140,6 +140,18 @@ def test_a_prediction_too_large_for_its_topic_is_a_dead_letter_instead() -> None
     assert not verdict(published, letters=letters).passed(exact=True)
 
 
+def test_tiny_outputs_are_held_to_the_same_relative_bound() -> None:
+    class Tiny(MovingSum):
+        def offline(self, stream: OfferedStream) -> np.ndarray:
+            return super().offline(stream) * np.float32(1e-6)
+
+    published = [replace(prediction, y=prediction.y * np.float32(1e-6)) for prediction in flawless(history())]
+    letters = (Letter(0, 4, "decode"),)
+    assert judge([history()], published, letters, Tiny()).within_tolerance
+    apart = [replace(prediction, y=prediction.y * np.float32(1.001)) for prediction in published]
+    assert not judge([history()], apart, letters, Tiny()).within_tolerance
+
+
 def test_streams_whose_beginning_the_log_lost_are_not_judged() -> None:
     """`a`'s second life begins within the log; its first, and `b`'s, may have begun before it."""
     whole = flawless(history(begins_at=10))
