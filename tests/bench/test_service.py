@@ -24,7 +24,7 @@ def test_a_ratio_is_that_of_the_median_rounds() -> None:
 @pytest.mark.broker
 def test_penstock_runs_both_jobs_and_its_outputs_are_the_modules(kafka: KafkaNode, tmp_path: Path) -> None:
     said: list[str] = []
-    load = Load(records=20_000, keys=100)
+    load = Load(records=100_000, keys=100)  # long enough for several commits to be seen
     network, through = compare(Bench(kafka.bootstrap, tmp_path, said.append), load, rounds=1, python=None)
     assert (network.case, through.case) == ("network", "pass-through")
     assert network.subject.records_per_second > 0
