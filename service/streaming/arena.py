@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 DUMMY_SLOT = 0
+MOST_ROWS = torch.iinfo(torch.int32).max
 
 
 class Store:
@@ -30,15 +31,21 @@ class Store:
         self.staged = staged
         self.stage_at = len(self.fills)
         self.ring_at = self.stage_at + staged
+        if self.ring_at + slots * self.depth > MOST_ROWS:
+            raise ValueError(f"{slots} slots of {self.depth} rows are more than one arena addresses ({MOST_ROWS}); use fewer slots")
         self.rows: Float[Tensor, "rows C"] = self._like.new_empty(self.ring_at + slots * self.depth, self.channels)
         for row, fill in enumerate(self.fills):
             self.rows[row] = fill
         self.ring: Float[Tensor, "slots_depth C"] = self.rows[self.ring_at :]
 
-    def stage(self, count: int) -> Float[Tensor, "M C"]:
-        """Where the `count` new rows of this round go."""
+    def reserve(self, count: int) -> None:
+        """Makes room for `count` new rows; addresses taken before are void then."""
         if count > self.staged:
             self.resize(self.slots, 2 * count)
+
+    def stage(self, count: int) -> Float[Tensor, "M C"]:
+        """Where the `count` new rows of this round go."""
+        self.reserve(count)
         return self.rows[self.stage_at : self.stage_at + count]
 
     def resize(self, slots: int, staged: int | None = None) -> None:
@@ -53,6 +60,28 @@ class Store:
         return self.ring.view(self.slots, self.depth * self.channels)
 
 
+class Scratch:
+    """Memory for gathered windows, kept from node to node: fresh memory of that size costs more than what is done with it."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._lanes: dict[int, Tensor] = {}
+        self._like = like
+
+    def rows(self, lane: int, count: int, channels: int) -> Float[Tensor, "M C"]:
+        """Room for `count` rows, valid until the lane is asked for again."""
+        size = count * channels
+        memory = self._lanes.get(lane)
+        if memory is None or len(memory) < size:
+            # Zeros, so that no garbage that was never written slows a product down.
+            memory = self._lanes[lane] = self._like.new_zeros(2 * size)
+        return memory[:size].view(count, channels)
+
+    def holds(self, rows: Tensor) -> bool:
+        """Whether the tensor is a part of this memory."""
+        address = rows.untyped_storage().data_ptr()
+        return any(memory.untyped_storage().data_ptr() == address for memory in self._lanes.values())
+
+
 class State:
     """What a program remembers of all streams; changed in place by `step`, `thaw`, `rollback`, `reset` and `resize`.
 
@@ -64,13 +93,14 @@ class State:
         self,
         program: str,
         slots: int,
-        device: torch.device,
+        like: Tensor,
         stores: dict[int, Store],
         hidden: dict[int, Float[Tensor, "slots S"]],
     ) -> None:
         self.program = program
         self.slots = slots
-        self.device = device
-        self.frames: Int64[Tensor, "slots"] = torch.zeros(slots, dtype=torch.int64, device=device)
+        self.device = like.device
+        self.frames: Int64[Tensor, "slots"] = torch.zeros(slots, dtype=torch.int64, device=like.device)
         self.stores = stores
         self.hidden = hidden
+        self.scratch = Scratch(like)

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from service.streaming.program import Program
 
 SNAPSHOT_FORMAT = 1
+BITS = 2
+"""Raised whenever the same network gives other bits than before, on the same machine."""
 
 
 def fingerprint(program: Program) -> str:
     """Everything that decides the program's output bits: network, weights, numerics, precision, torch, instructions, threads."""
     return _digest(
         network(program.graph),
+        str(BITS),
         program.numerics.value,
         str(program.dtype),
         torch.__version__,

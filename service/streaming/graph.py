@@ -163,6 +163,7 @@ class Graph:
                 needed.update(view.value.index for view in node.inputs)
         self.nodes = [node for node in self.nodes if node.output.index in needed]
         self._narrow()
+        self._fuse()
 
     def readers(self, value: Value) -> list[View]:
         return [view for node in self.nodes for view in node.inputs if view.value is value]
@@ -175,6 +176,18 @@ class Graph:
             crops = {view.timeline for view in views}
             if len(crops) == 1 and all(view.shift == 0 and view.fill is None for view in views):
                 node.output.timeline = crops.pop()
+
+    def _fuse(self) -> None:
+        """Lets operators do what their only reader, a function of the same row, would do."""
+        for node in list(self.nodes):
+            readers = [reader for reader in self.nodes if any(view.value is node.output for view in reader.inputs)]
+            if len(readers) != 1 or node.output is self.output:
+                continue
+            (reader,) = readers
+            alike = reader.inputs == (View.whole(node.output),) and reader.output.timeline == node.output.timeline
+            if alike and node.operator.absorbs(reader.operator):
+                node.output = reader.output
+                self.nodes.remove(reader)
 
     def require(self, rule: Callable[..., Flags], *totals: Count, reach: int = 0) -> None:
         """Streams may end only where `rule(*totals)` holds, because the offline module raises elsewhere."""

@@ -1,14 +1,13 @@
-"""Matrix products whose rows are the same bits however many rows there are, and whichever rows stand beside them.
+"""Which kernel a matrix product takes: one whose rows are the same bits in any company, or the quickest.
 
-BLAS picks kernels by shape, so a row's sum may be taken in another order when the number of rows changes. `MKL_CBWR=AUTO,STRICT`
-removes most of that (it must be set before the process's first matrix product, hence at import here), fixed minimum sizes remove
-what was measured to be left, and every shape is probed before a program may use it.
+`MKL_CBWR=AUTO,STRICT` removes most changes of bits from MKL; it must be set before the process's first matrix product, hence at
+import here. Whatever a program uses under `exact` is probed for its shapes first.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import time
 from enum import Enum
 from functools import cache
 
@@ -17,35 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from service.errors import NotStreamable
+from service.streaming.kernels import BUCKETS, PLAIN, TILE, Blas, Kernel, OneDnn, Quickest
 
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-
-TILE = 128
-PROBED_ROWS = (
-    *range(1, 34),
-    47,
-    48,
-    49,
-    63,
-    64,
-    65,
-    96,
-    127,
-    128,
-    129,
-    192,
-    255,
-    256,
-    257,
-    500,
-    512,
-    513,
-    1000,
-    1024,
-    1537,
-    2560,
-    4097,
-)
 
 
 class Numerics(Enum):
@@ -55,50 +28,35 @@ class Numerics(Enum):
     FAST = "fast"
 
 
-@dataclass(frozen=True)
-class RowPolicy:
-    """How to call the BLAS so that rows keep their bits: at least `least` rows, or exactly `tile` rows at a time."""
-
-    least: int
-    tile: int | None = None
-
-    def product(
-        self, rows: Float[Tensor, "M K"], weight: Float[Tensor, "K N"], bias: Float[Tensor, "N"], out: Float[Tensor, "M N"] | None
-    ) -> Float[Tensor, "M N"]:
-        """`rows @ weight + bias`."""
-        count = rows.shape[0]
-        if self.tile is None and count >= self.least:
-            return torch.addmm(bias, rows, weight) if out is None else torch.addmm(bias, rows, weight, out=out)
-        step = self.tile or self.least
-        padded = rows.new_zeros(-(-count // step) * step, rows.shape[1])
-        padded[:count] = rows
-        parts = [torch.addmm(bias, part, weight) for part in torch.split(padded, step)]
-        result = (parts[0] if len(parts) == 1 else torch.cat(parts))[:count]
-        return result if out is None else out.copy_(result)
-
-
-FAST_ROWS = RowPolicy(least=1)
-
-
 class Gemm:
-    """`rows @ weight + bias` under a row policy; one output column is computed as two."""
+    """`rows @ weight + bias` by the best kernel; one output column is computed as two.
 
-    def __init__(self, weight: Float[Tensor, "K N"], bias: Float[Tensor, "N"] | None, numerics: Numerics) -> None:
+    `few` says that calls have few rows, one after the other, as recurrences do: there a call's own cost decides.
+    """
+
+    def __init__(
+        self, weight: Float[Tensor, "K N"], bias: Float[Tensor, "N"] | None, numerics: Numerics, few: bool = False
+    ) -> None:
         depth, self.columns = weight.shape
         width = max(self.columns, 2) if numerics is Numerics.EXACT else self.columns
-        self.weight = weight.new_zeros(depth, width)
-        self.weight[:, : self.columns] = weight
+        padded = weight.new_zeros(depth, width)
+        padded[:, : self.columns] = weight
         self.bias = weight.new_zeros(width)
         if bias is not None:
             self.bias[: self.columns] = bias
-        self.policy = FAST_ROWS
+        threads = torch.get_num_threads()
         if numerics is Numerics.EXACT:
-            self.policy = row_policy(depth, width, weight.dtype, torch.get_num_threads())
+            self.kernel = exact_kernel(depth, width, weight.dtype, threads, few)
+        else:
+            self.kernel = PLAIN if few else quickest_kernel(depth, width, weight.dtype, threads)
+        self.weight = self.kernel.arranged(padded)
+        self.rectified = False
+        """Whether negative results become zero, as a relu behind it would make them."""
 
     def __call__(self, rows: Float[Tensor, "M K"], out: Float[Tensor, "M N"] | None = None) -> Float[Tensor, "M N"]:
-        if self.columns == self.weight.shape[1]:
-            return self.policy.product(rows, self.weight, self.bias, out)
-        result = self.policy.product(rows, self.weight, self.bias, None)[:, : self.columns]
+        if self.columns == len(self.bias):
+            return self.kernel.product(rows, self.weight, self.bias, out, self.rectified)
+        result = self.kernel.product(rows, self.weight, self.bias, None, self.rectified)[:, : self.columns]
         return result.contiguous() if out is None else out.copy_(result)
 
     @property
@@ -107,14 +65,16 @@ class Gemm:
 
 
 @cache
-def row_policy(depth: int, width: int, dtype: torch.dtype, threads: int) -> RowPolicy:
-    """The cheapest policy under which a `[M, depth] x [depth, width]` product was seen to keep its rows' bits on this machine.
+def exact_kernel(depth: int, width: int, dtype: torch.dtype, threads: int, few: bool = False) -> Kernel:
+    """The cheapest kernel by which a `[M, depth] x [depth, width]` product was seen to keep its rows' bits on this machine.
 
-    Raises NotStreamable when none does.
+    The order of preference is fixed, so that every process of a machine takes the same. Raises NotStreamable when none does.
     """
-    for policy in (RowPolicy(2), RowPolicy(4), RowPolicy(16), RowPolicy(32), RowPolicy(TILE, TILE)):
-        if _keeps_rows(policy, depth, width, dtype):
-            return policy
+    blas: tuple[Kernel, ...] = (Blas(2), Blas(4), Blas(16), Blas(32), Blas(TILE, TILE))
+    generated: tuple[Kernel, ...] = (OneDnn(),) if OneDnn.exists() else ()
+    for kernel in blas + generated if few else generated + blas:
+        if _keeps_rows(kernel, depth, width, dtype):
+            return kernel
     raise NotStreamable(
         f"a product of depth {depth} and width {width} gives other bits for other numbers of rows on this machine "
         f"(torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {threads} threads, "
@@ -123,18 +83,48 @@ def row_policy(depth: int, width: int, dtype: torch.dtype, threads: int) -> RowP
     )
 
 
-def _keeps_rows(policy: RowPolicy, depth: int, width: int, dtype: torch.dtype) -> bool:
+@cache
+def quickest_kernel(depth: int, width: int, dtype: torch.dtype, threads: int) -> Kernel:
+    """The BLAS up to the number of rows from which oneDNN was measured to be quicker here."""
+    if not OneDnn.exists():
+        return PLAIN
+    least = BUCKETS[-1] + 1
+    for count in reversed(BUCKETS):
+        rows, weight, bias = (
+            torch.ones(count, depth, dtype=dtype),
+            torch.ones(depth, width, dtype=dtype),
+            torch.ones(width, dtype=dtype),
+        )
+        if _seconds(OneDnn(), rows, weight, bias) > _seconds(PLAIN, rows, weight, bias):
+            break
+        least = count
+    return Quickest(least)
+
+
+def _seconds(kernel: Kernel, rows: Tensor, weight: Tensor, bias: Tensor) -> float:
+    """The shortest of a few calls, the first one, which may generate code, apart."""
+    arranged = kernel.arranged(weight)
+    taken = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        kernel.product(rows, arranged, bias, None)
+        taken.append(time.perf_counter() - begun)
+    return min(taken[1:])
+
+
+def _keeps_rows(kernel: Kernel, depth: int, width: int, dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(depth * 100_003 + width)
+    most = kernel.probed[-1]
     # The odd leading element puts rows at addresses that no allocator would choose, as staging areas do.
-    rows = torch.randn(PROBED_ROWS[-1] * depth + 1, generator=generator).to(dtype)[1:].view(-1, depth)
-    weight = torch.randn(depth, width, generator=generator).to(dtype)
+    rows = torch.randn(most * depth + 1, generator=generator).to(dtype)[1:].view(-1, depth)
+    weight = kernel.arranged(torch.randn(depth, width, generator=generator).to(dtype))
     bias = torch.randn(width, generator=generator).to(dtype)
-    room = torch.empty(PROBED_ROWS[-1] * width + 1, dtype=dtype)[1:].view(-1, width)
-    reference = policy.product(rows, weight, bias, None)
-    for place, count in enumerate(PROBED_ROWS):
+    room = torch.empty(most * width + 1, dtype=dtype)[1:].view(-1, width)
+    reference = kernel.product(rows, weight, bias, None)
+    for place, count in enumerate(kernel.probed):
         last = len(rows) - count
         first = (0, min(3, last), last)[place % 3]
-        result = policy.product(rows[first : first + count], weight, bias, room[:count])
+        result = kernel.product(rows[first : first + count], weight, bias, room[:count])
         if not torch.equal(result, reference[first : first + count]):
             return False
     return True

@@ -61,6 +61,10 @@ class Operator(ABC):
         """All tensors that decide the result, for fingerprints and for moving to a device."""
         return ()
 
+    def absorbs(self, follower: Operator) -> bool:
+        """Whether it does from now on what `follower`, its only reader, would do to every row."""
+        return False
+
     def describe(self) -> str:
         return self.name
 

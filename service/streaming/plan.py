@@ -51,7 +51,7 @@ def plan(graph: Graph) -> Plan:
         for view in node.inputs:
             last_reader[view.value.index] = position
     for value in [graph.input, *(node.output for node in graph.nodes)]:
-        if any(not _reads_fresh_rows(node, view) for node, view in readers[value.index]):
+        if any(not reads_fresh_rows(node, view) for node, view in readers[value.index]):
             kept[value.index] = max((_history(node, view) for node, view in readers[value.index]), default=0)
     tails = {}
     for value in [graph.input, *(node.output for node in graph.nodes if isinstance(node.operator, Recurrence))]:
@@ -72,7 +72,7 @@ def _readers(graph: Graph) -> dict[int, list[tuple[Node, View]]]:
     return readers
 
 
-def _reads_fresh_rows(node: Node, view: View) -> bool:
+def reads_fresh_rows(node: Node, view: View) -> bool:
     """Whether the node takes exactly the rows that the value has just got."""
     if isinstance(node.operator, Expansion):
         return view.is_whole

@@ -23,6 +23,8 @@ from service.streaming.snapshot import Checkpoint
 from service.streaming.timeline import Count
 from service.streaming.turn import Turn, WarmTurn, pieces
 
+KEPT = 31 << 20  # bytes
+
 
 class Program:
     """A network over ragged streams. Made by `convert`; holds no state of any stream."""
@@ -124,6 +126,7 @@ class Program:
                 "other threads give other bits. Call torch.set_num_threads before convert."
             )
         like = torch.empty(0, dtype=self.dtype, device=device)
+        _keep_memory()
         stores = {
             index: Store(slots, depth, value.channels, value.timeline.most_per(self.max_step), self.plan.fills, like)
             for index, depth in self.plan.depth.items()
@@ -134,7 +137,7 @@ class Program:
             for step in self.steps
             if isinstance(step.node.operator, Recurrence)
         }
-        return State(self.fingerprint, slots, like.device, stores, hidden)
+        return State(self.fingerprint, slots, like, stores, hidden)
 
     def resize(self, state: State, slots: int) -> None:
         """Grows the arena in place to `slots` rows; every stream keeps its state."""
@@ -261,6 +264,14 @@ class Program:
 
 def _evaluate(count: Count, n: int | Tensor) -> int | Tensor:
     return count(n) if isinstance(n, Tensor) else int(count(torch.tensor([n])))
+
+
+def _keep_memory() -> None:
+    """Has the C library keep what a step frees for the next one; by itself glibc gives back large pieces and faults them in again.
+
+    It learns from the largest piece that was ever freed, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Nothing is touched.
+    """
+    torch.empty(KEPT, dtype=torch.uint8)
 
 
 def _shares_memory(rows: Tensor, others: Iterable[Tensor]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
@@ -13,6 +14,15 @@ from service.streaming.graph import Value
 from service.streaming.timeline import Count
 
 END_OF_TIME = torch.iinfo(torch.int64).max
+WORD = torch.int32
+"""Of addresses and of indices relative to a round: half the memory traffic of int64."""
+LAP = 1 << 29
+"""A multiple of every ring's depth, beyond every padding."""
+
+
+def phase(index: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
+    """An index that lies where `index` lies in every ring, and is `index` while that is small; it fits a word."""
+    return torch.where(index < LAP, index, (index & (LAP - 1)) + LAP)
 
 
 class Span:
@@ -26,6 +36,7 @@ class Span:
         self.rows = int(self.ends[-1]) if len(start) else 0
         self._slot: Int64[Tensor, "M"] | None = None
         self._ring_rows: dict[int, Int64[Tensor, "M"]] = {}
+        self._last: dict[int, Span] = {}
 
     @cached_property
     def offset(self) -> Int64[Tensor, "B"]:
@@ -66,6 +77,15 @@ class Span:
                 self._slot = slots.index_select(0, self.owner)
             rows = self._ring_rows[depth] = (self.index & (depth - 1)).add_(self._slot, alpha=depth)
         return rows
+
+    def last(self, count: int) -> Span:
+        """Of every stream, the last `count` elements here at most; itself where no stream has more."""
+        if self.longest <= count:
+            return self
+        last = self._last.get(count)
+        if last is None:
+            last = self._last[count] = Span(torch.maximum(self.start, self.stop - count), self.stop)
+        return last
 
     @cached_property
     def time_major(self) -> TimeMajor:
@@ -108,7 +128,7 @@ class Turn:
         self.after = after
         self.final = final
         # Kept here, not in a span: a span that its own entries name would live on until a garbage collection.
-        self.shared: dict[object, Tensor] = {}
+        self.shared: dict[object, Any] = {}
         self._spans: dict[object, Span] = {}
         self._of_value: dict[int, Span] = {}
         self._starts: dict[Count, Int64[Tensor, "B"]] = {}

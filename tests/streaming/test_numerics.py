@@ -10,7 +10,8 @@ from torch import Tensor
 
 from service.errors import NotStreamable
 from service.streaming import numerics
-from service.streaming.numerics import Gemm, Numerics, RowPolicy, row_policy
+from service.streaming.kernels import Blas, Kernel, OneDnn, Quickest
+from service.streaming.numerics import Gemm, Numerics, exact_kernel, quickest_kernel
 from service.streaming.operators.pointwise import EXACT, STABLE, native
 
 PARAMETERS: dict[str, tuple[float, ...]] = {
@@ -50,7 +51,7 @@ def test_a_product_keeps_a_row_s_bits_in_every_company(depth: int, width: int) -
     rows = torch.randn(3000, depth)
     whole = product(rows)
 
-    torch.testing.assert_close(whole, torch.addmm(bias, rows, weight))
+    torch.testing.assert_close(whole, torch.addmm(bias, rows, weight), rtol=1e-5, atol=1e-5 * float(whole.abs().max()))
     for count in (1, 2, 3, 10, 50, 131, 777, 2999):
         for first in (0, 1, 3000 - count):
             assert torch.equal(product(rows[first : first + count]), whole[first : first + count])
@@ -58,28 +59,68 @@ def test_a_product_keeps_a_row_s_bits_in_every_company(depth: int, width: int) -
             assert torch.equal(product(rows[first : first + count], room), whole[first : first + count])
 
 
-@pytest.mark.parametrize("policy", [RowPolicy(2), RowPolicy(16), RowPolicy(128, 128)])
-def test_every_row_policy_computes_the_product(policy: RowPolicy) -> None:
-    rows, weight, bias = torch.randn(200, 5), torch.randn(5, 4), torch.randn(4)
+@pytest.mark.parametrize("numerics", Numerics)
+@pytest.mark.parametrize("few", [False, True])
+def test_a_rectified_product_is_the_product_behind_a_relu(numerics: Numerics, few: bool) -> None:
+    rows, weight, bias = torch.randn(300, 12), torch.randn(12, 5), torch.randn(5)
+    product = Gemm(weight, bias, numerics, few)
+    plain = product(rows)
+    product.rectified = True
 
-    for count in (1, 2, 16, 127, 200):
-        torch.testing.assert_close(policy.product(rows[:count], weight, bias, None), rows[:count] @ weight + bias)
+    assert torch.equal(product(rows), plain.relu())
+    assert torch.equal(product(rows, torch.empty(300, 5)), plain.relu())
 
 
-def test_a_shape_that_no_policy_keeps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unstable(policy: RowPolicy, *_: object) -> bool:
+KERNELS = [Blas(2), Blas(16), Blas(128, 128), Quickest(1), Quickest(100)] + [OneDnn()] * OneDnn.exists()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("rectified", [False, True])
+def test_every_kernel_computes_the_product_of_any_number_of_rows(kernel: Kernel, rectified: bool) -> None:
+    rows, weight, bias = torch.randn(6000, 5), torch.randn(5, 4), torch.randn(4)
+    arranged = kernel.arranged(weight)
+
+    for count in (1, 2, 16, 127, 200, 700, 1100, 4097, 5400, 6000):
+        expected = rows[:count] @ weight + bias
+        expected = expected.relu() if rectified else expected
+        room = torch.empty(count, 4)
+        torch.testing.assert_close(kernel.product(rows[:count], arranged, bias, None, rectified), expected)
+        torch.testing.assert_close(kernel.product(rows[:count].clone(), arranged, bias, room, rectified), expected)
+        torch.testing.assert_close(room, expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("rectified", [False, True])
+def test_no_kernel_hides_what_is_not_a_number(kernel: Kernel, rectified: bool) -> None:
+    rows = torch.randn(300, 5)
+    rows[7, 2] = float("nan")
+
+    made = kernel.product(rows, kernel.arranged(torch.randn(5, 4)), torch.randn(4), None, rectified)
+
+    assert made.isnan().any(1).nonzero().flatten().tolist() == [7]
+
+
+def test_a_shape_that_no_kernel_keeps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unstable(kernel: Kernel, *_: object) -> bool:
         return False
 
     keeps: Callable[..., bool] = unstable
     monkeypatch.setattr(numerics, "_keeps_rows", keeps)
     with pytest.raises(NotStreamable, match=r"depth 5 and width 3.*numerics='fast'"):
-        row_policy.__wrapped__(5, 3, torch.float32, 1)
+        exact_kernel.__wrapped__(5, 3, torch.float32, 1)
+
+
+def test_where_onednn_is_missing_the_blas_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OneDnn, "exists", lambda: False)
+
+    assert isinstance(exact_kernel.__wrapped__(5, 3, torch.float32, 1), Blas)
+    assert quickest_kernel.__wrapped__(5, 3, torch.float32, 1) == Blas(1)
 
 
 def test_the_probe_sees_rows_that_depend_on_their_number() -> None:
-    class Sly(RowPolicy):
-        def product(self, rows: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None) -> Tensor:
-            return super().product(rows, weight, bias, out) * (1 + 1e-6 * (len(rows) == 65))
+    class Sly(Blas):
+        def product(self, rows: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None, rectified: bool = False) -> Tensor:
+            return super().product(rows, weight, bias, out, rectified) * (1 + 1e-6 * (len(rows) == 65))
 
     assert not numerics._keeps_rows(Sly(32), 8, 4, torch.float32)
-    assert numerics._keeps_rows(RowPolicy(32), 8, 4, torch.float32)
+    assert numerics._keeps_rows(Blas(32), 8, 4, torch.float32)

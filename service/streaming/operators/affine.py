@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.streaming.lowering import lowers, refuses
 from service.streaming.numerics import Gemm, Numerics
-from service.streaming.operator import Pointwise
+from service.streaming.operator import Operator, Pointwise
 from service.streaming.symbol import Layout, Symbol
 from service.streaming.tracing import Trace
 
@@ -30,8 +30,17 @@ class Linear(Pointwise):
     def compute(self, rows: Sequence[Rows], out: Rows | None) -> Rows:
         return self.product(rows[0], out)
 
+    def absorbs(self, follower: Operator) -> bool:
+        if follower.name != "relu" or self.product.rectified:
+            return False
+        self.product.rectified = True
+        return True
+
     def weights(self) -> tuple[Tensor, ...]:
         return self.product.tensors
+
+    def describe(self) -> str:
+        return "linear" + " relu" * self.product.rectified
 
 
 class ScaleShift(Pointwise):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.streaming.lowering import lowers
 from service.streaming.numerics import Gemm, Numerics
-from service.streaming.operator import Window, Windowed, Windows
+from service.streaming.operator import Operator, Window, Windowed, Windows
 from service.streaming.symbol import Layout, Symbol
 from service.streaming.tracing import Trace
 
@@ -34,6 +34,7 @@ class Convolution(Windowed):
         self.channels, self.depth, taps = weight.shape
         self.groups = groups
         self.right = padding[1]
+        self.rectified = False
         self.window = Window(stride, tuple(tap * dilation - padding[0] for tap in range(taps)))
         self.depthwise = groups > 1 and self.depth == 1 and self.channels == groups
         self.weight, self.bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
@@ -59,11 +60,19 @@ class Convolution(Windowed):
         results = [product(part.flatten(1), None) for product, part in zip(self.products, parts, strict=True)]
         return torch.cat(results, 1) if out is None else torch.cat(results, 1, out=out)
 
+    def absorbs(self, follower: Operator) -> bool:
+        if self.depthwise or follower.name != "relu" or self.rectified:
+            return False
+        self.rectified = True
+        for product in self.products:
+            product.rectified = True
+        return True
+
     def weights(self) -> tuple[Tensor, ...]:
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
     def describe(self) -> str:
-        return f"conv1d(window={self.window}, right={self.right}, groups={self.groups})"
+        return f"conv1d(window={self.window}, right={self.right}, groups={self.groups})" + " relu" * self.rectified
 
 
 @lowers("conv1d")

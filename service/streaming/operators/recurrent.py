@@ -31,7 +31,7 @@ class Layer(Recurrence):
         into, back, *biases = (self._arranged(parameter) for parameter in self.parameters)
         into_bias, back_bias = biases or (None, None)
         self.into = Gemm(into.t(), into_bias, numerics)
-        self.back = Gemm(back.t(), back_bias, numerics)
+        self.back = Gemm(back.t(), back_bias, numerics, few=True)
 
     def _arranged(self, parameter: Tensor) -> Tensor:
         """The gates in the order in which the cell takes them."""

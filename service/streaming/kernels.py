@@ -1,0 +1,160 @@
+"""Ways to compute a matrix product, and what keeps a row's bits in each of them.
+
+Libraries pick kernels by shape, so a row's sum may be taken in another order when the number of rows changes. oneDNN's kernels are
+generated for a shape and keep a row's order of summation, but generating one takes a millisecond, so rows come in a few fixed
+numbers. The BLAS takes any number; fixed minimum sizes or tiles remove what changes of bits `MKL_CBWR` leaves.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+TILE = 128
+PROBED_ROWS = (*range(1, 34), 47, 49, 63, 64, 65, 96, 127, 128, 129, 255, 256, 257, 500, 512, 513, 1000, 1024, 1537, 2560, 4097)
+BUCKETS = (16, 32, 64, 128, 256, *range(512, 4097, 512))
+"""The numbers of rows that oneDNN's kernels are made for."""
+
+
+class Kernel(ABC):
+    """A way to compute `rows @ weight + bias`, rectified or not."""
+
+    def arranged(self, weight: Float[Tensor, "K N"]) -> Tensor:
+        """The weight in the layout that `product` takes."""
+        return weight.contiguous()
+
+    @abstractmethod
+    def product(
+        self,
+        rows: Float[Tensor, "M K"],
+        weight: Tensor,
+        bias: Float[Tensor, "N"],
+        out: Float[Tensor, "M N"] | None,
+        rectified: bool = False,
+    ) -> Float[Tensor, "M N"]:
+        """The product, in `out` where that is given."""
+
+    @property
+    def probed(self) -> tuple[int, ...]:
+        """The numbers of rows at which to look whether rows keep their bits."""
+        return PROBED_ROWS
+
+
+@dataclass(frozen=True)
+class Blas(Kernel):
+    """Torch's `addmm`, called so that rows keep their bits: with at least `least` rows, or exactly `tile` rows at a time."""
+
+    least: int
+    tile: int | None = None
+
+    def product(
+        self,
+        rows: Float[Tensor, "M K"],
+        weight: Float[Tensor, "K N"],
+        bias: Float[Tensor, "N"],
+        out: Float[Tensor, "M N"] | None,
+        rectified: bool = False,
+    ) -> Float[Tensor, "M N"]:
+        count = rows.shape[0]
+        if self.tile is None and count >= self.least:
+            result = torch.addmm(bias, rows, weight) if out is None else torch.addmm(bias, rows, weight, out=out)
+        else:
+            step = self.tile or self.least
+            padded = rows.new_zeros(-(-count // step) * step, rows.shape[1])
+            padded[:count] = rows
+            parts = [torch.addmm(bias, part, weight) for part in torch.split(padded, step)]
+            made = (parts[0] if len(parts) == 1 else torch.cat(parts))[:count]
+            result = made if out is None else out.copy_(made)
+        return result.relu_() if rectified else result
+
+
+@dataclass(frozen=True)
+class OneDnn(Kernel):
+    """oneDNN's product, in pieces of the `BUCKETS`' sizes; what is padded is dropped."""
+
+    def arranged(self, weight: Float[Tensor, "K N"]) -> Float[Tensor, "N K"]:
+        return weight.t().contiguous()
+
+    def product(
+        self,
+        rows: Float[Tensor, "M K"],
+        weight: Float[Tensor, "N K"],
+        bias: Float[Tensor, "N"],
+        out: Float[Tensor, "M N"] | None,
+        rectified: bool = False,
+    ) -> Float[Tensor, "M N"]:
+        count = rows.shape[0]
+        made = []
+        for first, size in _pieces(count):
+            part = _extended(rows[first:], size)
+            piece = torch.ops.mkldnn._linear_pointwise(part, weight, bias, "none", [], "")[: min(size, count - first)]
+            # Its own relu makes a zero of NaN.
+            made.append(piece.relu_() if rectified else piece)
+        if out is None:
+            return made[0] if len(made) == 1 else torch.cat(made)
+        return out.copy_(made[0]) if len(made) == 1 else torch.cat(made, out=out)
+
+    @property
+    def probed(self) -> tuple[int, ...]:
+        return (1, *BUCKETS)
+
+    @staticmethod
+    @cache
+    def exists() -> bool:
+        """Whether this build of torch has it for this processor."""
+        try:
+            torch.ops.mkldnn._linear_pointwise(torch.zeros(16, 2), torch.zeros(2, 2), torch.zeros(2), "none", [], "")
+        except (RuntimeError, AttributeError):
+            return False
+        return True
+
+
+def _pieces(count: int) -> Iterator[tuple[int, int]]:
+    """Where to cut `count` rows, and the number of rows to compute for each piece."""
+    for first in range(0, count, BUCKETS[-1]):
+        left = count - first
+        yield first, next((bucket for bucket in BUCKETS if bucket >= left), BUCKETS[-1])
+
+
+def _extended(rows: Float[Tensor, "M K"], size: int) -> Float[Tensor, "size K"]:
+    """The first `size` rows; where there are fewer, what follows them in memory, or zeros at its end."""
+    count, depth = rows.shape
+    if count >= size:
+        return rows[:size]
+    if rows.is_contiguous() and rows.storage_offset() + size * depth <= rows.untyped_storage().size() // rows.itemsize:
+        return rows.as_strided((size, depth), (depth, 1))
+    padded = rows.new_zeros(size, depth)
+    padded[:count] = rows
+    return padded
+
+
+@dataclass(frozen=True)
+class Quickest(Kernel):
+    """The BLAS for few rows and oneDNN from `least` on, as was measured."""
+
+    least: int
+
+    def arranged(self, weight: Float[Tensor, "K N"]) -> Float[Tensor, "K N"]:
+        # One copy for both: the BLAS reads a transposed matrix as it is.
+        return weight.t().contiguous().t()
+
+    def product(
+        self,
+        rows: Float[Tensor, "M K"],
+        weight: Float[Tensor, "K N"],
+        bias: Float[Tensor, "N"],
+        out: Float[Tensor, "M N"] | None,
+        rectified: bool = False,
+    ) -> Float[Tensor, "M N"]:
+        if rows.shape[0] < self.least:
+            return PLAIN.product(rows, weight, bias, out, rectified)
+        return OneDnn().product(rows, weight.t(), bias, out, rectified)
+
+
+PLAIN = Blas(least=1)
