@@ -44,13 +44,19 @@ def lowers_module(*kinds: type[nn.Module]) -> Callable[[AnyLowering], AnyLowerin
     return register
 
 
-def register_streamer(kind: type[nn.Module], factory: StreamerFactory) -> None:
+def register_streamer(kind: type[nn.Module], factory: StreamerFactory, layout: str = "BCT") -> None:
     """Streams every module of exactly this forward by the operator that `factory(module, channels)` returns.
 
-    The operator reads the module's single input, which has `channels` channels; its offline meaning is the module's own `forward`.
+    The operator reads the module's single input, which has `channels` channels and the given layout; its offline meaning is the
+    module's own `forward`. An input in another layout is refused at conversion. Raises ValueError for a layout that does not exist.
     """
+    if sorted(layout) != sorted("BCT"):
+        raise ValueError(f"layout is {layout!r}; it names batch, channels and time in their order, such as 'BCT' or 'BTC'")
 
     def lowering(trace: Trace, module: nn.Module, symbol: Symbol) -> Symbol:
+        if symbol.dims.value != layout:
+            given, wanted = (f"[{', '.join(letters)}]" for letters in (symbol.dims.value, layout))
+            trace.refuse(f"{type(module).__name__} of {given}", f"Its streamer takes {wanted}: transpose before and after it.")
         return trace.add(factory(module, symbol.channels), [symbol])
 
     _modules[kind] = lowering

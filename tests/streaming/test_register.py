@@ -70,3 +70,12 @@ def test_modules_stream_only_once_their_streamers_are_registered() -> None:
 
     for seed in range(5):
         assert verify(convert(module, 2, max_step=50), module, seed=seed).bit_equal
+
+
+def test_a_streamer_for_one_layout_refuses_another() -> None:
+    register_streamer(Slope, lambda module, channels: SlopeStreamer(channels))
+
+    with pytest.raises(NotStreamable, match=r"Slope of \[B, T, C\].*Its streamer takes \[B, C, T\]"):
+        convert(Slope(), 2, layout="BTC")
+    with pytest.raises(ValueError, match="layout is 'BCHW'"):
+        register_streamer(Slope, lambda module, channels: SlopeStreamer(channels), layout="BCHW")

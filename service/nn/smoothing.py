@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from service.streaming import register_streamer
+from service.nn.overtime import OverTime
 from service.streaming.operator import Recurrence
+from service.streaming.symbol import Symbol
+from service.streaming.tracing import Trace
 from service.streaming.turn import Span
 
 
-class Smooth(nn.Module):
-    """`y_0 = x_0`, `y_j = alpha * x_j + (1 - alpha) * y_{j-1}`, over `[B, C, T]`; `0 < alpha <= 1`."""
+class ExponentialSmoothing(OverTime):
+    """`y_0 = x_0`, `y_j = alpha * x_j + (1 - alpha) * y_{j-1}`, of every channel; `0 < alpha <= 1`, else ValueError."""
 
-    def __init__(self, alpha: float) -> None:
-        super().__init__()
+    def __init__(self, alpha: float, layout: str = "BCT") -> None:
+        super().__init__(layout)
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha is {alpha}; it lies in (0, 1]")
         self.alpha = alpha
 
-    def forward(self, x: Float[Tensor, "B C T"]) -> Float[Tensor, "B C T"]:
+    def offline(self, x: Float[Tensor, "B C T"]) -> Float[Tensor, "B C T"]:
         smoothed = list(x[..., :1].unbind(-1))
         for frame in x[..., 1:].unbind(-1):
             smoothed.append(self.alpha * frame + (1 - self.alpha) * smoothed[-1])
         return torch.stack(smoothed, -1) if smoothed else x
 
+    def streamed(self, trace: Trace, symbol: Symbol) -> Symbol:
+        return trace.add(Smoothing(self.alpha, symbol.channels), [symbol])
 
-class SmoothStreamer(Recurrence):
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}"
+
+
+class Smoothing(Recurrence):
     """The memory is the last output; before the first frame it is zero, and that frame counts in full."""
 
     name = "smooth"
@@ -55,6 +63,3 @@ class SmoothStreamer(Recurrence):
 
     def describe(self) -> str:
         return f"smooth({self.alpha})"
-
-
-register_streamer(Smooth, lambda module, channels: SmoothStreamer(module.alpha, channels))

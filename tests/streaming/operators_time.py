@@ -1,0 +1,83 @@
+"""Rows of the operator table: modules of our own over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from service.nn import ExponentialSmoothing, Resample, SlidingMax, SlidingMean, SlidingMin
+from tests.streaming.operators import CHANNELS, Case
+
+
+class Turned(nn.Module):
+    """A module over `[B, T, C]` among modules over `[B, C, T]`."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.transpose(1, 2)).transpose(1, 2)
+
+
+def surrounded(draw: Any, kind: Any, channels: int, *arguments: Any, **options: Any) -> nn.Module:
+    """The module in one of its layouts, behind and before others, of another rate or padded."""
+    inner = Turned(kind(*arguments, layout="BTC", **options)) if draw(st.booleans()) else kind(*arguments, **options)
+    before = draw(
+        st.sampled_from(
+            [
+                nn.Identity(),
+                nn.Identity(),
+                nn.Conv1d(channels, channels, 3, 2, 1),
+                nn.ZeroPad1d((2, 1)),
+                nn.ConstantPad1d((2, 1), 1.5),
+            ]
+        )
+    )
+    after = draw(
+        st.sampled_from([nn.Identity(), nn.Identity(), nn.Tanh(), nn.Conv1d(channels, 2, 4, padding=2), ExponentialSmoothing(0.3)])
+    )
+    return nn.Sequential(before, inner, after)
+
+
+@st.composite
+def sliding(draw: Any) -> Case:
+    channels = draw(CHANNELS)
+    kind = draw(st.sampled_from([SlidingMean, SlidingMean, SlidingMax, SlidingMin]))
+    return surrounded(draw, kind, channels, draw(st.one_of(st.integers(1, 12), st.integers(13, 60)))), channels
+
+
+@st.composite
+def smoothing(draw: Any) -> Case:
+    channels = draw(CHANNELS)
+    return surrounded(draw, ExponentialSmoothing, channels, draw(st.sampled_from([0.05, 0.5, 1.0]))), channels
+
+
+@st.composite
+def resampling(draw: Any) -> Case:
+    channels = draw(CHANNELS)
+    options = {"window": draw(st.sampled_from(["hann", "kaiser"])), "lowpass_filter_width": draw(st.sampled_from([1, 2, 6]))}
+    rates = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    return surrounded(draw, Resample, channels, *rates, rolloff=draw(st.sampled_from([0.5, 0.99])), **options), channels
+
+
+class Envelope(nn.Module):
+    """Branches with windows beside one without."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.mean, self.high, self.low = SlidingMean(size), SlidingMax(size), SlidingMin(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x - self.mean(x), self.high(x) - self.low(x)], 1)
+
+
+TABLE: dict[str, st.SearchStrategy[Case]] = {
+    "sliding mean, maximum, minimum": sliding(),
+    "exponential smoothing": smoothing(),
+    "resampling": resampling(),
+    "envelope": st.tuples(st.integers(1, 20).map(Envelope), CHANNELS),
+}
