@@ -1,7 +1,8 @@
 """Modules for what networks over time need and torch does not have: ordinary `nn.Module`s that also stream exactly."""
 
+from service.nn.attention import CausalAttention
 from service.nn.resample import Resample
 from service.nn.sliding import SlidingMax, SlidingMean, SlidingMin
 from service.nn.smoothing import ExponentialSmoothing
 
-__all__ = ["ExponentialSmoothing", "Resample", "SlidingMax", "SlidingMean", "SlidingMin"]
+__all__ = ["CausalAttention", "ExponentialSmoothing", "Resample", "SlidingMax", "SlidingMean", "SlidingMin"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.streaming.arena import State, Store
 from service.streaming.graph import Node, Value
-from service.streaming.operator import Expansion, Pointwise, Recurrence, Windowed
+from service.streaming.operator import Banded, Expansion, Pointwise, Recurrence, Windowed
 from service.streaming.plan import Plan
 from service.streaming.reading import Reading, readings_of
 from service.streaming.turn import Span, Turn, WarmTurn
@@ -71,7 +71,10 @@ def _run(step: Step, state: State, turn: Turn, rows: Rows) -> None:
         made = operator.compute(reading.windows(turn, span, rows, state), target)
     else:
         (reading,) = step.readings
-        if isinstance(operator, Expansion):
+        if isinstance(operator, Banded):
+            tiles = [operator.compute(values, first) for values, first in reading.tiles(turn, span, operator, rows, state)]
+            made = torch.cat(tiles).flatten(0, 1).index_select(0, span.in_tiles(operator.tile))
+        elif isinstance(operator, Expansion):
             made = reading.expanded(turn, span, operator.compute(reading.packed(rows)), operator.factor)
         else:
             assert isinstance(operator, Recurrence)

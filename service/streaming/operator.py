@@ -1,8 +1,8 @@
-"""What an operator of the streaming graph is: four kinds, by how they read time.
+"""What an operator of the streaming graph is: five kinds, by how they read time.
 
-`Pointwise` reads the same index of all its inputs, `Windowed` a few indices around it, `Expansion` makes several elements of each,
-`Recurrence` reads everything before it through a hidden state. A family of operators is a file in `operators/` that subclasses one
-of them; nothing else has to change.
+`Pointwise` reads the same index of all its inputs, `Windowed` a few indices around it, `Banded` many indices before it, `Expansion`
+makes several elements of each, `Recurrence` reads everything before it through a hidden state. A family of operators is a file in
+`operators/` that subclasses one of them; nothing else has to change.
 """
 
 from __future__ import annotations
@@ -151,6 +151,43 @@ class Windowed(Operator):
     @abstractmethod
     def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
         """The output rows, one per window; written to `out` and returned, when it is given."""
+
+
+class Banded(Operator):
+    """Each output element reads the last `band` elements of one input.
+
+    Outputs are computed in tiles of `tile` neighbours, which read the same elements but for a few; a tile begins at a multiple of
+    `tile`, wherever a stream's chunks begin, so an element's place in its tile never depends on them.
+    """
+
+    band: int
+    tile: int
+
+    @property
+    def window(self) -> Window:
+        """What a tile reads."""
+        return Window(self.tile, tuple(range(1 - self.band, self.tile)))
+
+    def timeline(self, inputs: Sequence[Timeline]) -> Timeline:
+        return inputs[0]
+
+    def needs(self, first: Frames) -> Frames:
+        return first - self.band + 1
+
+    def legal(self, *totals: Frames) -> Flags:
+        return totals[0] >= 1
+
+    @property
+    def reach(self) -> int:
+        return self.band
+
+    @abstractmethod
+    def compute(self, values: Float[Tensor, "P band+tile-1 C_in"], first: Int64[Tensor, "P"]) -> Float[Tensor, "P tile C"]:
+        """Tiles of outputs, from what they read and the index of each tile's first output.
+
+        Zeros stand for what lies before the stream, after its last element so far, or before the band of its first new output; the
+        outputs that would need more are not used.
+        """
 
 
 class Expansion(Operator):

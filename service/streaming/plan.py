@@ -14,7 +14,7 @@ import numpy as np
 
 from service.errors import NotStreamable
 from service.streaming.graph import Graph, Node, Value, View
-from service.streaming.operator import Expansion, Recurrence, Windowed
+from service.streaming.operator import Banded, Expansion, Recurrence, Windowed
 from service.streaming.timeline import Count, Frames
 
 
@@ -76,6 +76,8 @@ def reads_fresh_rows(node: Node, view: View) -> bool:
     """Whether the node takes exactly the rows that the value has just got."""
     if isinstance(node.operator, Expansion):
         return view.is_whole
+    if isinstance(node.operator, Banded):
+        return False
     same_index = not isinstance(node.operator, Windowed) or node.operator.window.is_same_index
     return same_index and view.shift == 0 and view.fill is None and node.output.timeline.ready == view.value.timeline.ready
 

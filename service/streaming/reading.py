@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from service.streaming.addresses import MOST_TAPS, Group
 from service.streaming.arena import State
 from service.streaming.graph import View
-from service.streaming.operator import Edge, Window, Windowed, Windows
+from service.streaming.operator import Banded, Edge, Window, Windowed, Windows
 from service.streaming.plan import Plan, reads_fresh_rows
 from service.streaming.turn import Span, Turn, WarmTurn
 
@@ -20,6 +20,8 @@ Rows = Mapping[int, Float[Tensor, "M C"]]
 """By value index."""
 
 SAME_INDEX = Window(1, (0,))
+PIECE = 1 << 20
+"""How many numbers of tiles are gathered at once: few enough to stay in the cache."""
 
 
 class Reading:
@@ -58,6 +60,28 @@ class Reading:
             totals = turn.limit(self.view.timeline.total).index_select(0, out.owner)
         return Windows(values, out, totals)
 
+    def tiles(
+        self, turn: Turn, out: Span, operator: Banded, rows: Rows, state: State
+    ) -> Iterator[tuple[Float[Tensor, "P k C"], Int64[Tensor, "P"]]]:
+        """What the tiles of the output elements read, some tiles at a time, and the index of each tile's first element."""
+        band, size = operator.band, operator.tile
+        tiles = out.tiles(size)
+        store = state.stores[self.view.value.index]
+        addresses = self._addresses(turn, tiles, state).view(tiles.rows, self.taps)
+        first = tiles.index * size
+        nothing = store.fills.index(self.fill)
+        edge = torch.arange(size - 1, device=first.device)
+        # A tile has older elements than its first new output reads, and newer ones than there are yet: whatever memory holds there.
+        oldest = (out.start - (band - 1)).index_select(0, tiles.owner) - (first - (band - 1))
+        addresses[:, : size - 1].masked_fill_(edge < oldest.unsqueeze(1), nothing)
+        newest = out.stop.index_select(0, tiles.owner) - (first + 1)
+        addresses[:, band:].masked_fill_(edge >= newest.unsqueeze(1), nothing)
+        count = max(1, PIECE // (self.taps * self.view.channels))
+        for some, beginning in zip(torch.split(addresses, count), torch.split(first, count), strict=True):
+            room = state.scratch.rows(self.lane, some.numel(), self.view.channels)
+            values = torch.index_select(store.rows, 0, some.reshape(-1), out=room)
+            yield values.view(len(some), self.taps, self.view.channels), beginning
+
     def expanded(self, turn: Turn, out: Span, made: Float[Tensor, "F C"], factor: int) -> Float[Tensor, "M C"]:
         """Of the elements made from all new input rows, those that the output needs; all of them, except when rings are rebuilt."""
         if out.rows == len(made):
@@ -81,7 +105,7 @@ def readings_of(plan: Plan) -> list[tuple[Reading, ...]]:
     prepared = []
     groups: dict[object, list[list[Reading]]] = defaultdict(lambda: [[]])
     for node in plan.graph.nodes:
-        window = node.operator.window if isinstance(node.operator, Windowed) else SAME_INDEX
+        window = node.operator.window if isinstance(node.operator, Windowed | Banded) else SAME_INDEX
         prepared.append(tuple(Reading(view, window, lane) for lane, view in enumerate(node.inputs)))
         for reading in prepared[-1]:
             if reads_fresh_rows(node, reading.view) or window.edge is not Edge.FILL:

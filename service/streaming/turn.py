@@ -37,6 +37,7 @@ class Span:
         self._slot: Int64[Tensor, "M"] | None = None
         self._ring_rows: dict[int, Int64[Tensor, "M"]] = {}
         self._last: dict[int, Span] = {}
+        self._tiles: dict[int, Span] = {}
 
     @cached_property
     def offset(self) -> Int64[Tensor, "B"]:
@@ -86,6 +87,19 @@ class Span:
         if last is None:
             last = self._last[count] = Span(torch.maximum(self.start, self.stop - count), self.stop)
         return last
+
+    def tiles(self, size: int) -> Span:
+        """The tiles of `size` neighbours that these elements lie in; tile `q` begins at element `q * size`."""
+        tiles = self._tiles.get(size)
+        if tiles is None:
+            first = torch.div(self.start, size, rounding_mode="floor")
+            stop = torch.div(self.stop + (size - 1), size, rounding_mode="floor")
+            tiles = self._tiles[size] = Span(first, torch.where(self.lengths > 0, stop, first))
+        return tiles
+
+    def in_tiles(self, size: int) -> Int64[Tensor, "M"]:
+        """Where each packed row lies in its packed tiles."""
+        return self.index + (self.tiles(size).to_stage * size).index_select(0, self.owner)
 
     @cached_property
     def time_major(self) -> TimeMajor:

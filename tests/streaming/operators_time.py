@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from service.nn import ExponentialSmoothing, Resample, SlidingMax, SlidingMean, SlidingMin
+from service.nn import CausalAttention, ExponentialSmoothing, Resample, SlidingMax, SlidingMean, SlidingMin
 from tests.streaming.operators import CHANNELS, Case
 
 
@@ -64,6 +64,14 @@ def resampling(draw: Any) -> Case:
     return surrounded(draw, Resample, channels, *rates, rolloff=draw(st.sampled_from([0.5, 0.99])), **options), channels
 
 
+@st.composite
+def attention(draw: Any) -> Case:
+    heads = draw(st.integers(1, 3))
+    channels = 2 * heads * draw(st.integers(1, 3))
+    window = draw(st.one_of(st.integers(1, 12), st.integers(13, 40)))
+    return surrounded(draw, CausalAttention, channels, channels, heads, window, draw(st.booleans()), draw(st.booleans())), channels
+
+
 class Envelope(nn.Module):
     """Branches with windows beside one without."""
 
@@ -79,5 +87,6 @@ TABLE: dict[str, st.SearchStrategy[Case]] = {
     "sliding mean, maximum, minimum": sliding(),
     "exponential smoothing": smoothing(),
     "resampling": resampling(),
+    "causal attention": attention(),
     "envelope": st.tuples(st.integers(1, 20).map(Envelope), CHANNELS),
 }
