@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from math import lcm
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -40,10 +41,10 @@ class Length:
     def __sub__(self, other: object) -> Any:
         if not isinstance(other, Length):
             return self + -self._number(other)
-        most, least = self.count.exceeds(other.count), other.count.exceeds(self.count)
-        if most is None or least is None or most != -least:
+        apart = self._values(Count.derive(np.subtract, self.count, other.count, empty=None)) if self._grows_like(other) else ()
+        if len(apart) != 1:
             self.refuse("subtracted from another one where the difference varies")
-        return most
+        return int(apart[0])
 
     def __floordiv__(self, other: object) -> Length:
         divisor = self._number(other)
@@ -53,6 +54,15 @@ class Length:
         divisor = self._number(other)
         return self._derived(lambda t: t % divisor, stride=abs(divisor))
 
+    def _grows_like(self, other: Length) -> bool:
+        return self.count.gain * other.count.period == other.count.gain * self.count.period
+
+    def _values(self, of: Count) -> Frames:
+        """All values that a count which does not grow takes, at the lengths at which the module has not raised so far."""
+        accepts = self.trace.graph.accepts()
+        frames = np.arange(1, max(of.settled, accepts.settled) + lcm(of.period, accepts.period) + 1, dtype=np.int64)
+        return np.unique(of.numpy(frames)[accepts.numpy(frames) != 0])
+
     def _number(self, other: object) -> int:
         if not isinstance(other, int):
             self.refuse(f"combined with a {type(other).__name__}")
@@ -61,14 +71,14 @@ class Length:
     def compare(self, other: object, relation: Callable[[Any, Any], Any]) -> bool:
         """The answer, if it is the same at every length. In an assert, or before a raise, streams may end only where it passes."""
         if isinstance(other, Length):
-            if self.count.gain * other.count.period != other.count.gain * self.count.period:
+            if not self._grows_like(other):
                 self.refuse("compared with one of another rate")
             holds = Count.derive(lambda a, b: relation(a, b).astype(np.int64), self.count, other.count, empty=None)
         else:
             bound = self._number(other)
             holds = Count.derive(lambda t: relation(t, bound).astype(np.int64), self.count, reach=abs(bound) + 1, empty=None)
-        answers = holds.numpy(np.arange(1, holds.settled + holds.period + 1, dtype=np.int64))
-        if answers.min() == answers.max():
+        answers = self._values(holds)
+        if len(answers) == 1:
             return bool(answers[0])
         passed = self.trace.passing_answer()
         if passed is None:
