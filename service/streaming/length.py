@@ -41,8 +41,8 @@ class Length:
     def __sub__(self, other: object) -> Any:
         if not isinstance(other, Length):
             return self + -self._number(other)
-        apart = self._values(Count.derive(np.subtract, self.count, other.count, empty=None)) if self._grows_like(other) else ()
-        if len(apart) != 1:
+        apart = self._values(Count.derive(np.subtract, self.count, other.count, empty=None))
+        if not self._grows_like(other) or len(apart) != 1:
             self.refuse("subtracted from another one where the difference varies")
         return int(apart[0])
 
