@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from service.nn.overtime import OverTime
 from service.streaming.operator import Window, Windowed, Windows
 from service.streaming.operators.affine import Linear
-from service.streaming.operators.attention import Attention
+from service.streaming.operators.attention import attended
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
@@ -63,8 +63,8 @@ class CausalAttention(OverTime):
             attn_mask=seen,
         )
         joined = made.transpose(2, 3).reshape(batch, blocks * self.window, channels)[:, :length]
-        attended: Tensor = self.out(joined)
-        return attended.transpose(1, 2)
+        result: Tensor = self.out(joined)
+        return result.transpose(1, 2)
 
     def streamed(self, trace: Trace, symbol: Symbol) -> Symbol:
         if symbol.channels != self.channels:
@@ -75,18 +75,9 @@ class CausalAttention(OverTime):
         depth = self.channels // self.heads
         if self.rotary:
             mixed = trace.add(Rotation(self.channels, self.heads), [mixed])
-        if self.window == 1:
-            attended = trace.call("getitem", (mixed, self._values(mixed)), {})
-        else:
-            bias = torch.zeros(1, self.window)
-            operator = Attention(self.heads, self.heads, depth, depth, self.window, depth**-0.5, bias, trace.numerics)
-            attended = trace.add(operator, [mixed])
-        return trace.add(Linear(self.out.weight, self.out.bias, trace.numerics), [attended])
-
-    def _values(self, mixed: Symbol) -> tuple[slice, ...]:
-        kept = [slice(None)] * 3
-        kept[mixed.dims.channel_dim] = slice(2 * self.channels, None)
-        return tuple(kept)
+        bias = torch.zeros(1, self.window)
+        result = attended(trace, "CausalAttention", mixed, self.heads, self.heads, depth, depth, bias)
+        return trace.add(Linear(self.out.weight, self.out.bias, trace.numerics), [result])
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, heads={self.heads}, window={self.window}, rotary={self.rotary}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from math import lcm
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,6 +28,11 @@ class Length:
             f"The length of a stream is not known while it runs, so it cannot be {use}. Write the network so that its result "
             "at a frame does not depend on the length.",
         )
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        # That it is here lets a length pass torch's own check of arguments; factories that take one are handled before.
+        next(lengths_in([*args, *(kwargs or {}).values()])).refuse(f"passed to torch.{function.__name__}")
 
     def _derived(self, rule: Callable[[Frames], Frames], stride: int = 1) -> Length:
         return Length(self.trace, Count.derive(rule, self.count, stride=stride, empty=None))
@@ -105,3 +110,12 @@ for _name in ("rsub", "mul", "rmul", "truediv", "rtruediv", "rfloordiv", "rmod",
 for _name in ("int", "float", "bool", "index"):
     setattr(Length, f"__{_name}__", _refusing("used as a number"))
 Length.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+
+def lengths_in(arguments: Sequence[Any]) -> Iterator[Length]:
+    """All lengths in a call's arguments, lists and tuples included."""
+    for argument in arguments:
+        if isinstance(argument, Length):
+            yield argument
+        elif isinstance(argument, list | tuple):
+            yield from lengths_in(argument)

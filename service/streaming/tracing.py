@@ -22,6 +22,7 @@ from torch import nn
 
 from service.errors import NotStreamable
 from service.streaming.copying import eval_copy
+from service.streaming.factories import symbolic_factories
 from service.streaming.fingerprint import network
 from service.streaming.graph import Graph, View
 from service.streaming.lowering import DEFAULT_REMEDY, function_lowering, module_lowering, remedy
@@ -63,7 +64,8 @@ class Trace:
         before = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
         chance = torch.get_rng_state()
         try:
-            result = self._module(Symbol(self, View.whole(self.graph.input), self.layout))
+            with symbolic_factories(self):
+                result = self._module(Symbol(self, View.whole(self.graph.input), self.layout))
         except NotStreamable:
             raise
         except Exception as error:

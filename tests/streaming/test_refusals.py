@@ -19,6 +19,7 @@ MODULES = {
     "softmax over time": nn.Softmax(-1),
     "bidirectional LSTM": nn.LSTM(4, 4, bidirectional=True),
     "TransformerEncoderLayer": nn.TransformerEncoderLayer(4, 1),
+    "TransformerDecoderLayer": nn.TransformerDecoderLayer(4, 1),
     "statistics of the batch": nn.BatchNorm1d(4, track_running_stats=False),
     "Linear over time": nn.Linear(4, 4),
     "circular padding": nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"),

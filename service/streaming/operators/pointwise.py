@@ -176,6 +176,11 @@ def new_zeros(trace: Trace, symbol: Symbol, *size: Any) -> Tensor:
     return torch.zeros(*size)
 
 
+@lowers("new_ones")
+def new_ones(trace: Trace, symbol: Symbol, *size: Any, dtype: torch.dtype | None = None, device: object = None) -> Tensor:
+    return torch.ones(*size, dtype=dtype)
+
+
 PER_WINDOW = "It needs the whole stream before its first output; run it on windows outside penstock."
 refuses(
     PER_WINDOW, "mean", "sum", "std", "var", "max", "min", "amax", "amin", "norm", "argmax", "median", "flip", "roll", "fft", "sort"

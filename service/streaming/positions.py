@@ -1,0 +1,116 @@
+"""Times as numbers, built by ordinary code from a length that is not known.
+
+`torch.arange(t)` becomes `Positions`, which may be shifted and set as a column or a row; a column against a row becomes a `Band`,
+and so does `torch.ones(t, t)`. Whatever else is done with them is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from service.streaming.band import ALIASES, RELATIONS, Band, OverTimes
+from service.streaming.length import Length, lengths_in
+
+if TYPE_CHECKING:
+    from service.streaming.tracing import Trace
+
+
+class Positions(OverTimes):
+    """`arange(t) + shift`, along dimension `axis` of `ndim`."""
+
+    dtype = torch.int64
+
+    def __init__(self, trace: Trace, length: Length, shift: int = 0, axis: int = 0, ndim: int = 1) -> None:
+        super().__init__(trace, length)
+        self.shift = shift
+        self.axis = axis
+        self.ndim = ndim
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        return tuple(self.length if dim == self.axis else 1 for dim in range(self.ndim))
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return self.ndim
+
+    def call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        made = self._call(name.strip("_"), args, kwargs)
+        if made is None:
+            self.refuse(name)
+        return made
+
+    def _call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> OverTimes | None:
+        if name in ("to", "long", "int", "float", "contiguous", "detach", "type", "type_as"):
+            return self
+        if name == "getitem":
+            return self._indexed(args[1])
+        if name == "unsqueeze":
+            place = kwargs.get("dim", args[-1]) % (self.ndim + 1)
+            return self._with(axis=self.axis + (place <= self.axis), ndim=self.ndim + 1)
+        if name in ("view", "reshape"):
+            sizes = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
+            places = [place for place, size in enumerate(sizes) if isinstance(size, Length) or size == -1]
+            if len(places) == 1 and all(size == 1 for place, size in enumerate(sizes) if place != places[0]):
+                return self._with(axis=places[0], ndim=len(sizes))
+        name = ALIASES.get(name, name)
+        if len(args) != 2:
+            return None
+        place = next(place for place, argument in enumerate(args) if argument is self)
+        other = args[1 - place]
+        if isinstance(other, int) and name == "add":
+            return self._with(shift=self.shift + other)
+        if isinstance(other, int) and name == "sub" and place == 0:
+            return self._with(shift=self.shift - other)
+        if isinstance(other, Positions) and (name == "sub" or name in RELATIONS):
+            return self._against(name, self, other) if place == 0 else self._against(name, other, self)
+        return None
+
+    def _indexed(self, key: Any) -> Positions:
+        keys = list(key) if isinstance(key, tuple) else [key]
+        kept = [item for item in keys if item is not None]
+        if any(item is not Ellipsis and item != slice(None) for item in kept) or len(kept) > 1 or self.ndim != 1:
+            self.refuse(f"indexing {key!r}")
+        place = next((place for place, item in enumerate(keys) if item is not None), len(keys))
+        return self._with(axis=place, ndim=len(keys) if kept else len(keys) + 1)
+
+    def _with(self, shift: int | None = None, axis: int | None = None, ndim: int | None = None) -> Positions:
+        shift, axis = self.shift if shift is None else shift, self.axis if axis is None else axis
+        return Positions(self.trace, self.length, shift, axis, self.ndim if ndim is None else ndim)
+
+    def _against(self, name: str, a: Positions, b: Positions) -> Band:
+        sides = {a.axis - a.ndim: a, b.axis - b.ndim: b}
+        if set(sides) != {-1, -2} or a.length.count is not b.length.count:
+            self.refuse(f"{name} of two vectors that are not a column and a row")
+        sign = 1 if a is sides[-2] else -1
+        apart = a.shift - b.shift
+
+        def function(distance: Tensor) -> Tensor:
+            difference = sign * distance + apart
+            return difference if name == "sub" else RELATIONS[name](difference, 0)
+
+        self.bounded(apart)
+        return Band(self.trace, self.length, function, max(a.ndim, b.ndim))
+
+
+def factory(trace: Trace, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Positions | Band:
+    """`arange(t)`, `ones(t, t)`, `zeros(t, t)`, `full((t, t), value)`: tensors whose size is a length."""
+    length = next(length for length in lengths_in([*args, *kwargs.values()]))
+    if name == "arange" and (len(args) == 1 or (len(args) == 2 and args[0] == 0)) and args[-1] is length:
+        return Positions(trace, length)
+    sizes = args[0] if args and isinstance(args[0], tuple | list) else kwargs.get("size", args)
+    fills: dict[str, Any] = {"ones": 1.0, "zeros": 0.0, "full": kwargs.get("fill_value", args[-1] if args else None)}
+    sizes = sizes[:-1] if name == "full" and sizes is args else sizes
+    square = len(sizes) >= 2 and all(isinstance(size, Length) and size.count is length.count for size in sizes[-2:])
+    if name not in fills or not square or any(size != 1 for size in sizes[:-2]) or not isinstance(fills[name], int | float):
+        length.refuse(f"passed to torch.{name}, but to arange(t), or ones, zeros or full of size (t, t)")
+    fill, dtype = fills[name], kwargs.get("dtype")
+    if isinstance(fill, bool) and dtype is None:
+        dtype = torch.bool
+    return Band(trace, length, lambda distance: torch.full(distance.shape, fill, dtype=dtype or torch.float32), len(sizes))
