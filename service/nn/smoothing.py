@@ -8,6 +8,7 @@ from torch import Tensor
 
 from service.nn.overtime import OverTime
 from service.streaming.operator import Recurrence
+from service.streaming.operators.accumulation import last_rows
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 from service.streaming.turn import Span
@@ -53,13 +54,11 @@ class Smoothing(Recurrence):
         fresh = (rows * weight).index_select(0, order.rows)
         previous = hidden.index_select(0, order.streams)
         decayed = torch.empty_like(previous)
-        first = 0
-        for active in order.active:
-            now = fresh[first : first + active]
-            torch.mul(previous[:active], 1 - self.alpha, out=decayed[:active])
-            previous[:active] = now.add_(decayed[:active])
-            first += active
-        return fresh.index_select(0, order.places), hidden.index_copy(0, order.streams, previous)
+        for now in torch.split(fresh, order.active):
+            torch.mul(previous[: len(now)], 1 - self.alpha, out=decayed[: len(now)])
+            previous = now.add_(decayed[: len(now)])
+        made = fresh.index_select(0, order.places)
+        return made, last_rows(made, span, hidden)
 
     def describe(self) -> str:
         return f"smooth({self.alpha})"

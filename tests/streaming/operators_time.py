@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from service.nn import CausalAttention, ExponentialSmoothing, Resample, SlidingMax, SlidingMean, SlidingMin
-from tests.streaming.operators import CHANNELS, Case
+from tests.streaming.operators import CHANNELS, Case, Function
 
 
 class Turned(nn.Module):
@@ -72,6 +74,38 @@ def attention(draw: Any) -> Case:
     return surrounded(draw, CausalAttention, channels, channels, heads, window, draw(st.booleans()), draw(st.booleans())), channels
 
 
+@st.composite
+def accumulations(draw: Any) -> Case:
+    channels = draw(CHANNELS)
+    functions: list[Callable[[Tensor], Tensor]] = [
+        lambda x: torch.cumsum(x, -1),
+        lambda x: x.cumprod(2),
+        lambda x: x.cummax(-1).values + torch.cummin(x, dim=2)[0],
+        lambda x: torch.logcumsumexp(x, dim=-1),
+        lambda x: x.transpose(1, 2).cumsum(1).transpose(1, 2),
+    ]
+    before = draw(st.sampled_from([nn.Identity(), nn.Conv1d(channels, channels, 3, 2, 1)]))
+    after = draw(st.sampled_from([nn.Identity(), nn.Conv1d(channels, 2, 5, padding=2)]))
+    return nn.Sequential(before, Function(draw(st.sampled_from(functions))), after), channels
+
+
+@st.composite
+def differences(draw: Any) -> Case:
+    channels, n = draw(CHANNELS), draw(st.integers(1, 3))
+    functions: list[Callable[[Tensor], Tensor]] = [
+        lambda x: torch.diff(x, n),
+        lambda x: x.diff(prepend=torch.zeros(1, channels, 1), dim=-1),
+        lambda x: torch.diff(x.transpose(1, 2), dim=1).transpose(1, 2),
+        lambda x: F.conv1d(x, FIR.expand(channels, 1, -1), padding=2, groups=channels),
+    ]
+    after = draw(st.sampled_from([nn.Identity(), nn.ReLU(), nn.Conv1d(channels, 2, 3, padding=1)]))
+    return nn.Sequential(Function(draw(st.sampled_from(functions))), after), channels
+
+
+FIR = torch.tensor([[[0.1, 0.25, 0.3, 0.25, 0.1]]])
+"""A constant kernel: a filter with a finite response."""
+
+
 class Envelope(nn.Module):
     """Branches with windows beside one without."""
 
@@ -88,5 +122,7 @@ TABLE: dict[str, st.SearchStrategy[Case]] = {
     "exponential smoothing": smoothing(),
     "resampling": resampling(),
     "causal attention": attention(),
+    "running functions": accumulations(),
+    "differences and FIR filters": differences(),
     "envelope": st.tuples(st.integers(1, 20).map(Envelope), CHANNELS),
 }

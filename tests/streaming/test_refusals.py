@@ -66,7 +66,10 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "another layout": (lambda x: x.transpose(1, 2), "layout"),
     "no such method": (lambda x: x.undefined(), "undefined"),
     "reshape": (lambda x: x.view(x.shape[0], -1), "view"),
-    "cumulative product": (lambda x: x.cumprod(-1), "cumprod"),
+    "cumulative product over channels": (lambda x: x.cumprod(1), "cumprod over channels"),
+    "where a maximum was": (lambda x: x * x.cummax(-1).indices.float(), "indices of cummax"),
+    "sum in float64": (lambda x: x.cumsum(-1, dtype=torch.float64), "cumsum to torch.float64"),
+    "difference of channels": (lambda x: x.diff(dim=1), "diff over channels"),
 }
 
 
