@@ -247,3 +247,17 @@ def bench_service(
     from service.bench.service import main as compare
 
     raise typer.Exit(compare(json=json, records=records, peers=peers))
+
+
+@bench.command("engine")
+def bench_engine(
+    json: Annotated[bool, typer.Option("--json", help="JSON lines.")] = False,
+    peers: Annotated[bool, typer.Option(help="Run the peers that have to be installed beside it.")] = True,
+    network: Annotated[list[str] | None, typer.Option(help="Only this network; may be given again.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Of torch; 0: one per core.")] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of every contender.")] = 3,
+) -> None:
+    """The engine alone, beside torch-streamer, recomputed windows, a dense cache in lockstep and its bare matrix products."""
+    from service.bench.engine.run import main as compare
+
+    raise typer.Exit(compare(json=json, rounds=rounds, peers=peers, networks=network or (), threads=threads))

@@ -1,0 +1,1 @@
+"""The engine beside other ways to run the same networks on the same chunks."""
