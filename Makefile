@@ -39,8 +39,8 @@ format: $(READY) ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## throughput of the service beside its peers (ARGS="--json")
-	@$(BIN)/penstock bench service $(ARGS)
+bench: $(READY) ## throughput beside peers, of the service (ARGS="service --json") or of the engine alone (ARGS="engine")
+	@$(BIN)/penstock bench $(or $(ARGS),service)
 
 # Triton, a gigabyte, serves torch.compile alone, which penstock does not use: the image goes without.
 lock: $(READY) ## pin the requirements anew (ARGS="--upgrade" for newer versions)

@@ -126,7 +126,10 @@ def _rows(turn: Turn, out: Span, into: Span, stride: int) -> Rows:
     if rows is None:
         origin = (out.start - out.offset) * stride - into.start
         per_stream = torch.stack([origin, into.offset, phase(into.start), turn.slots]).to(WORD)
-        origin, packed, index, slot = per_stream.index_select(1, out.owner)
+        if out.each is not None:
+            origin, packed, index, slot = per_stream.unsqueeze(2).expand(-1, -1, out.each).reshape(4, -1)
+        else:
+            origin, packed, index, slot = per_stream.index_select(1, out.owner)
         ahead = torch.arange(0, out.rows * stride, stride, dtype=WORD, device=origin.device).add_(origin)
         rows = turn.shared[key] = Rows(ahead, packed, index, slot)
     return rows

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 DUMMY_SLOT = 0
+WIDE = (torch.complex128, torch.float64)
 MOST_ROWS = torch.iinfo(torch.int32).max
 
 
@@ -38,6 +39,11 @@ class Store:
             self.rows[row] = fill
         self.ring: Float[Tensor, "slots_depth C"] = self.rows[self.ring_at :]
 
+    def put(self, places: Int64[Tensor, "M"], rows: Float[Tensor, "M C"]) -> None:
+        """Copies rows into the rings, as few and as wide numbers as fit: torch moves them one by one."""
+        wide = next((dtype for dtype in WIDE if self.channels * self.rows.itemsize % dtype.itemsize == 0), self.rows.dtype)
+        self.ring.view(wide).index_copy_(0, places, rows.view(wide))
+
     def reserve(self, count: int) -> None:
         """Makes room for `count` new rows; addresses taken before are void then."""
         if count > self.staged:
@@ -66,6 +72,7 @@ class Scratch:
     def __init__(self, like: Tensor) -> None:
         self._lanes: dict[int, Tensor] = {}
         self._like = like
+        self._addresses: frozenset[int] = frozenset()
 
     def rows(self, lane: int, count: int, channels: int) -> Float[Tensor, "M C"]:
         """Room for `count` rows, valid until the lane is asked for again."""
@@ -73,13 +80,13 @@ class Scratch:
         memory = self._lanes.get(lane)
         if memory is None or len(memory) < size:
             # Zeros, so that no garbage that was never written slows a product down.
-            memory = self._lanes[lane] = self._like.new_zeros(2 * size)
+            memory = self._lanes[lane] = self._like.new_zeros(size + size // 4)
+            self._addresses = frozenset(kept.untyped_storage().data_ptr() for kept in self._lanes.values())
         return memory[:size].view(count, channels)
 
     def holds(self, rows: Tensor) -> bool:
         """Whether the tensor is a part of this memory."""
-        address = rows.untyped_storage().data_ptr()
-        return any(memory.untyped_storage().data_ptr() == address for memory in self._lanes.values())
+        return rows.untyped_storage().data_ptr() in self._addresses
 
 
 class State:

@@ -10,7 +10,7 @@ from service.streaming.program import Program
 from service.streaming.symbol import Layout
 from service.streaming.tracing import Trace
 
-DEFAULT_MAX_STEP = 8192
+DEFAULT_MAX_STEP = 16384
 
 
 def convert(

@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from service.streaming.arena import State, Store
+from service.streaming.dense import Dense
 from service.streaming.graph import Node, Value
-from service.streaming.operator import Banded, Expansion, Pointwise, Recurrence, Windowed
+from service.streaming.numerics import Numerics
+from service.streaming.operator import Banded, Convolvable, Expansion, Pointwise, Recurrence, Windowed
 from service.streaming.plan import Plan
 from service.streaming.reading import Reading, readings_of
 from service.streaming.turn import Span, Turn, WarmTurn
@@ -28,27 +30,30 @@ class Step:
     readings: tuple[Reading, ...]
     retired: tuple[Value, ...]
     """Values whose last reader this is: their new rows go into their rings now."""
+    dense: Dense | None
+    """How its input is read for a dense convolution, where that may be quicker."""
     forgotten: tuple[int, ...]
     """Values whose new rows nobody needs any more, so that their memory, still in the cache, serves the next node."""
 
 
-def prepare(plan: Plan) -> tuple[Step, ...]:
+def prepare(plan: Plan, numerics: Numerics) -> tuple[Step, ...]:
     """The nodes of a plan in the order in which they run."""
     steps = []
     for position, (node, readings) in enumerate(zip(plan.graph.nodes, readings_of(plan), strict=True)):
         done = [index for index, last in plan.last_reader.items() if last == position]
         retired = tuple(plan.graph.values[index] for index in done if plan.depth.get(index))
-        steps.append(Step(node, readings, retired, tuple(done)))
+        able = numerics is Numerics.FAST and isinstance(node.operator, Convolvable) and Dense.suits(readings[0])
+        steps.append(Step(node, readings, retired, Dense(readings[0]) if able else None, tuple(done)))
     return tuple(steps)
 
 
 def run(steps: Sequence[Step], state: State, turn: Turn, rows: Rows) -> None:
     """Runs all nodes; `rows` holds those of the input and gets those of every other value."""
     for step in steps:
-        store = state.stores.get(step.node.output.index)
-        if store is not None:
+        output = step.node.output
+        if output.index in state.stores:
             # Before any address is taken: growing moves the rings.
-            store.reserve(turn.span(step.node.output).rows)
+            state.stores[output.index].reserve(turn.span(output).rows)
     for step in steps:
         _run(step, state, turn, rows)
         for value in step.retired:
@@ -66,6 +71,9 @@ def _run(step: Step, state: State, turn: Turn, rows: Rows) -> None:
         made = torch.empty(0, operator.channels, device=state.device) if target is None else target
     elif isinstance(operator, Pointwise):
         made = operator.compute([reading.rows(turn, span, rows, state) for reading in step.readings], target)
+    elif step.dense is not None and isinstance(operator, Convolvable) and step.dense.wants(turn, span):
+        made = operator.convolve(step.dense.frames(turn, span, rows, state))
+        made = made if target is None else target.copy_(made)
     elif isinstance(operator, Windowed):
         (reading,) = step.readings
         made = operator.compute(reading.windows(turn, span, rows, state), target)
@@ -105,6 +113,8 @@ def _retire(store: Store, turn: Turn, span: Span) -> None:
         return
     kept = span.last(store.depth)
     fresh = store.stage(span.rows)
-    if kept is not span:
-        fresh = fresh.index_select(0, kept.index + span.to_stage.index_select(0, kept.owner))
-    store.ring.index_copy_(0, kept.ring_rows(turn.slots, store.depth), fresh)
+    if kept is not span and span.each is not None:
+        fresh = fresh.view(-1, span.each, store.channels)[:, span.each - store.depth :].reshape(-1, store.channels)
+    elif kept is not span:
+        fresh = fresh.index_select(0, kept.within(span))
+    store.put(kept.ring_rows(turn.slots, store.depth), fresh)

@@ -190,6 +190,14 @@ class Banded(Operator):
         """
 
 
+class Convolvable(Windowed):
+    """A window whose outputs over a whole stretch torch computes at once."""
+
+    @abstractmethod
+    def convolve(self, frames: Float[Tensor, "B L C_in"]) -> Float[Tensor, "M C"]:
+        """The output rows of every stretch of `frames`, one stretch after the other; nothing is padded."""
+
+
 class Expansion(Operator):
     """Every input element becomes `factor` output elements."""
 

@@ -39,7 +39,7 @@ class Program:
         self.threads = torch.get_num_threads()
         assert self.graph.output is not None
         self.output = self.graph.output
-        self.steps = prepare(plan)
+        self.steps = prepare(plan, numerics)
         self._accepts = self.graph.accepts()
         self.fingerprint = fingerprint(self)
         self.state_fingerprint = state_fingerprint(self)
@@ -217,8 +217,7 @@ class Program:
             values = self._round(state, whole, chunks.values)
         else:
             rounds = pieces(whole, chunks.lengths, self.max_step)
-            parts = torch.split(chunks.values, self.max_step)
-            values = torch.cat([self._round(state, turn, part) for turn, part in zip(rounds, parts, strict=True)])
+            values = torch.cat([self._round(state, turn, chunks.values[rows]) for turn, rows in rounds])
         return Ragged(values, span.lengths, span.start)
 
     def _check_ends(self, slots: Tensor, after: Tensor, final: Tensor) -> None:

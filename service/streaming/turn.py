@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,6 +55,11 @@ class Span:
         return int(self.lengths.max()) if self.rows else 0
 
     @cached_property
+    def each(self) -> int | None:
+        """How many elements every stream has here, when all have as many."""
+        return self.longest if self.rows and self.longest * len(self.start) == self.rows else None
+
+    @cached_property
     def earliest(self) -> int:
         """The lowest index at which any stream starts here."""
         return int(self.start.min()) if len(self.start) else 0
@@ -61,12 +67,16 @@ class Span:
     @cached_property
     def owner(self) -> Int64[Tensor, "M"]:
         """The stream of each packed row."""
+        if self.each is not None:
+            return torch.arange(len(self.start), device=self.start.device).unsqueeze(1).expand(-1, self.each).reshape(-1)
         # Counting where streams begin wakes no threads, which repeat_interleave does however small the batch is.
         return torch.bincount(self.offset, minlength=self.rows + 1)[: self.rows].cumsum(0).sub_(1)
 
     @cached_property
     def index(self) -> Int64[Tensor, "M"]:
         """The absolute index of each packed row in its stream."""
+        if self.each is not None:
+            return (self.start.unsqueeze(1) + torch.arange(self.each, device=self.start.device)).view(-1)
         position = torch.arange(self.rows, device=self.start.device)
         return position.sub_(self.to_stage.index_select(0, self.owner))
 
@@ -74,10 +84,19 @@ class Span:
         """Where each packed row lies in rings of `depth` rows per slot."""
         rows = self._ring_rows.get(depth)
         if rows is None:
-            if self._slot is None:
-                self._slot = slots.index_select(0, self.owner)
-            rows = self._ring_rows[depth] = (self.index & (depth - 1)).add_(self._slot, alpha=depth)
+            rows = self.index & (depth - 1)
+            if self.each is not None:
+                rows.view(-1, self.each).add_(slots.unsqueeze(1), alpha=depth)
+            else:
+                if self._slot is None:
+                    self._slot = slots.index_select(0, self.owner)
+                rows.add_(self._slot, alpha=depth)
+            self._ring_rows[depth] = rows
         return rows
+
+    def within(self, whole: Span) -> Int64[Tensor, "M"]:
+        """The packed positions of these elements in a span that has them too."""
+        return self.index + whole.to_stage.index_select(0, self.owner)
 
     def last(self, count: int) -> Span:
         """Of every stream, the last `count` elements here at most; itself where no stream has more."""
@@ -118,6 +137,11 @@ class TimeMajor:
 
     @staticmethod
     def of(span: Span) -> TimeMajor:
+        if span.each is not None:
+            count = len(span.start)
+            in_order = torch.arange(span.rows, device=span.start.device)
+            rows, places = in_order.view(count, -1).t().reshape(-1), in_order.view(-1, count).t().reshape(-1)
+            return TimeMajor(in_order[:count], rows, places, [count] * span.each)
         streams = span.lengths.sort(descending=True, stable=True).indices
         rank = torch.empty_like(streams).scatter_(0, streams, torch.arange(len(streams), device=streams.device))
         step = span.index - span.start.index_select(0, span.owner)
@@ -188,18 +212,29 @@ class WarmTurn(Turn):
         return span
 
 
-def pieces(turn: Turn, lengths: Int64[Tensor, "B"], most: int) -> list[Turn]:
-    """The same work in rounds of `most` packed frames: the end of one stream, some whole ones, the beginning of another."""
-    ends = lengths.cumsum(0)
-    starts = ends - lengths
-    frames = int(ends[-1])
-    last_round = (torch.maximum(ends - 1, starts) // most).clamp_(max=(frames - 1) // most)
-    first_round = torch.minimum(starts // most, last_round)
+def pieces(turn: Turn, lengths: Int64[Tensor, "B"], most: int) -> list[tuple[Turn, slice]]:
+    """The same work in rounds of at most `most` packed frames, each with its frames' rows.
+
+    A round has whole streams. Only a stream of more than `most` frames is cut, into rounds of its own.
+    """
+    ends: list[int] = lengths.cumsum(0).tolist()
     turns = []
-    for number in range(-(-frames // most)):
-        here = ((first_round <= number) & (number <= last_round)).nonzero().flatten()
-        first, stop = starts[here].clamp(min=number * most), ends[here].clamp(max=(number + 1) * most)
-        done = turn.before[here] + (first - starts[here])
-        final = None if turn.final is None else turn.final[here] & (last_round[here] == number)
-        turns.append(Turn(turn.slots[here], done, done + (stop - first), final))
+    first = begun = 0
+    while first < len(ends):
+        stop = bisect_right(ends, begun + most, lo=first)
+        if stop > first:
+            streams = slice(first, stop)
+            final = None if turn.final is None else turn.final[streams]
+            turns.append(
+                (Turn(turn.slots[streams], turn.before[streams], turn.after[streams], final), slice(begun, ends[stop - 1]))
+            )
+        else:
+            stop = first + 1
+            streams = slice(first, stop)
+            for row in range(begun, ends[first], most):
+                end = min(row + most, ends[first])
+                fed = turn.before[streams] + (row - begun)
+                final = None if turn.final is None or end < ends[first] else turn.final[streams]
+                turns.append((Turn(turn.slots[streams], fed, fed + (end - row), final), slice(row, end)))
+        first, begun = stop, ends[stop - 1]
     return turns

@@ -6,6 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ class TorchStreamer(Contender):
     def __init__(self, network: nn.Module, keys: int, package: Path) -> None:
         if str(package) not in sys.path:
             sys.path.append(str(package))
-        import torchstreamer
+        torchstreamer = import_module("torchstreamer")
 
         class Causal(torchstreamer.BaseStream):  # type: ignore[misc, name-defined]
             """How its users stream a block of their own: by its streamers for what the block consists of."""

@@ -9,23 +9,28 @@ import torch
 from torch import Tensor
 
 from service.bench.engine.contenders import Batch, Penstock
-from service.streaming.kernels import Kernel
+from service.streaming.kernels import PLAIN
 from service.streaming.numerics import Gemm
 
 
 class BareProducts:
-    """The products of one step, with the same kernels, shapes and weights, on rows that lie ready."""
+    """The products of one step, with the same shapes and weights, on rows that lie ready: by the same kernels, or by `addmm`."""
 
-    def __init__(self, penstock: Penstock, batch: Batch) -> None:
-        self.name = f"bare products, {penstock.name.removeprefix('penstock ')}"
+    def __init__(self, penstock: Penstock, batch: Batch, blas: bool) -> None:
+        self.name = "bare products, addmm" if blas else "bare products"
         with _recorded() as calls:
             penstock.step(penstock.prepare(batch))
-        self.calls = [(gemm.kernel, torch.randn(rows, depth), gemm) for gemm, rows, depth in calls]
+        ready = {(rows, depth): torch.randn(rows, depth) for _, rows, depth in calls}
+        self.calls = []
+        for gemm, rows, depth in calls:
+            weight = PLAIN.arranged(gemm.weight if gemm.weight.shape[0] == depth else gemm.weight.t())
+            kernel = PLAIN if blas else gemm.kernel
+            self.calls.append((kernel, ready[rows, depth], kernel.arranged(weight), gemm.bias))
 
     @torch.no_grad()
     def step(self) -> None:
-        for kernel, rows, gemm in self.calls:
-            kernel.product(rows, gemm.weight, gemm.bias, None)
+        for kernel, rows, weight, bias in self.calls:
+            kernel.product(rows, weight, bias, None)
 
 
 @contextmanager
@@ -37,11 +42,8 @@ def _recorded() -> Iterator[list[tuple[Gemm, int, int]]]:
         calls.append((gemm, *rows.shape))
         return whole(gemm, rows, out)
 
-    Gemm.__call__ = record  # type: ignore[method-assign]
+    Gemm.__call__ = record  # type: ignore[method-assign, assignment]
     try:
         yield calls
     finally:
         Gemm.__call__ = whole  # type: ignore[method-assign]
-
-
-__all__ = ["BareProducts", "Kernel"]

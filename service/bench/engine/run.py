@@ -6,8 +6,10 @@ import json as json_lines
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +81,17 @@ class Comparison:
     case: Case
     figures: Sequence[Figure]
 
-    def ratio(self, figure: Figure, numerics: str) -> float:
-        """How many times as long as penstock it takes."""
-        own = next(other for other in self.figures if other.name == f"penstock {numerics}")
-        return figure.milliseconds / own.milliseconds
+    def ratio(self, figure: Figure, numerics: str) -> float | None:
+        """How many times as long as penstock it takes; None where penstock was not run so."""
+        own = next((other for other in self.figures if other.name == f"penstock {numerics}"), None)
+        return None if own is None else round(figure.milliseconds / own.milliseconds, 3)
 
     def line(self) -> dict[str, Any]:
         figures = {
             figure.name: {
                 "milliseconds": round(figure.milliseconds, 4),
-                "times_fast": round(self.ratio(figure, "fast"), 3),
-                "times_exact": round(self.ratio(figure, "exact"), 3),
+                "times_fast": self.ratio(figure, "fast"),
+                "times_exact": self.ratio(figure, "exact"),
             }
             for figure in self.figures
         }
@@ -101,7 +103,9 @@ def check(module: nn.Module, case: Case, package: Path | None) -> None:
     keys, enough = min(case.keys, 4), 700
     batches = case.batches(keys)
     fed = [batches[step % len(batches)] for step in range(-(-enough // min(int(batch.lengths.min()) for batch in batches)))][:700]
-    frames = [torch.cat(parts).t() for parts in zip(*(torch.split(batch.values, batch.lengths.tolist()) for batch in fed), strict=True)]
+    frames = [
+        torch.cat(parts).t() for parts in zip(*(torch.split(batch.values, batch.lengths.tolist()) for batch in fed), strict=True)
+    ]
     with torch.no_grad():
         expected = [module(samples[None])[0] for samples in frames]
     for contender in contenders(module, keys, batches, package):
@@ -125,10 +129,11 @@ def compare(name: str, case: Case, package: Path | None, rounds: int) -> Compari
     for contender in running:
         contender.step(contender.prepare(warm))
         steps[contender.name] = _over(contender, batches)
-    for contender in running:
-        if isinstance(contender, Penstock):
-            bare = BareProducts(contender, batches[0])
-            steps[bare.name] = bare.step
+    exact = next(contender for contender in running if contender.name == "penstock exact")
+    assert isinstance(exact, Penstock)
+    for blas in (False, True):
+        bare = BareProducts(exact, batches[0], blas)
+        steps[bare.name] = bare.step
     figures = {label: Figure(label) for label in steps}
     for _ in range(rounds):
         for label, step in steps.items():
@@ -138,13 +143,12 @@ def compare(name: str, case: Case, package: Path | None, rounds: int) -> Compari
 
 def _over(contender: Contender, batches: Sequence[Batch]) -> Callable[[], Any]:
     prepared = [contender.prepare(batch) for batch in batches]
-    turns = _endless(prepared)
-    return lambda: contender.step(next(turns))
+    turns = cycle(prepared)
 
+    def step() -> Any:
+        return contender.step(next(turns))
 
-def _endless(prepared: Sequence[Any]) -> Iterator[Any]:
-    while True:
-        yield from prepared
+    return step
 
 
 def _median(step: Callable[[], Any]) -> float:
@@ -159,17 +163,17 @@ def _median(step: Callable[[], Any]) -> float:
 
 
 def sparse(rounds: int) -> Comparison:
-    """One active key of ten slots, and of ten thousand."""
-    figures = []
+    """One active key, in an arena of ten slots and of ten thousand."""
+    chunk = Ragged(torch.randn(10, CHANNELS), torch.tensor([10]))
     steps: dict[str, Callable[[], Any]] = {}
     for slots in (10, 10_000):
         penstock = Penstock(network("tcn"), slots, "exact")
-        chunk = Ragged(torch.randn(10, CHANNELS), torch.tensor([10]))
-        one = torch.tensor([slots // 2])
-        steps[f"1 of {slots:,} slots"] = lambda p=penstock, s=one, c=chunk: p.program.step(p.state, s, c)
-    figures = [Figure(label, [_median(step) for _ in range(rounds)]) for label, step in steps.items()]
-    figures.append(Figure("penstock exact", figures[0].seconds))
-    figures.append(Figure("penstock fast", figures[0].seconds))
+        label = "penstock exact" if slots == 10 else f"penstock exact, {slots:,} slots"
+        steps[label] = partial(penstock.program.step, penstock.state, torch.tensor([slots // 2]), chunk)
+    figures = [Figure(label) for label in steps]
+    for _ in range(rounds):
+        for figure in figures:
+            figure.seconds.append(_median(steps[figure.name]))
     return Comparison("tcn", Case(1, 10), figures)
 
 
@@ -181,15 +185,16 @@ def main(json: bool = False, rounds: int = 3, peers: bool = True, networks: Sequ
     console = Console(stderr=True, highlight=False)
     package = provide(*PEER, console.print) if peers else None
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    comparisons = []
+    comparisons = [sparse(rounds)]
     for name in networks or FACTORIES:
         for case in CASES:
             console.print(f"{name}, {case.name}")
             comparisons.append(compare(name, case, package, rounds))
-            if json:
-                print(json_lines.dumps(comparisons[-1].line() | {"machine": _machine()}), flush=True)
-    if not json:
-        Console(highlight=False).print(_table(comparisons))
+    if json:
+        for comparison in comparisons:
+            print(json_lines.dumps(comparison.line() | {"machine": _machine()}))
+    else:
+        Console(highlight=False, width=100).print(_table(comparisons))
     return 0
 
 
@@ -211,7 +216,8 @@ def _table(comparisons: Sequence[Comparison]) -> Table:
         table.add_column(heading, justify="right")
     for comparison in comparisons:
         for figure in comparison.figures:
-            ratios = (f"{comparison.ratio(figure, numerics):.2f}" for numerics in ("fast", "exact"))
-            table.add_row(comparison.network, comparison.case.name, figure.name, f"{figure.milliseconds:.2f}", *ratios)
+            ratios = (comparison.ratio(figure, numerics) for numerics in ("fast", "exact"))
+            columns = ("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+            table.add_row(comparison.network, comparison.case.name, figure.name, f"{figure.milliseconds:.2f}", *columns)
         table.add_section()
     return table

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from service.streaming.lowering import lowers
 from service.streaming.numerics import Gemm, Numerics
-from service.streaming.operator import Operator, Window, Windowed, Windows
+from service.streaming.operator import Convolvable, Operator, Window, Windows
 from service.streaming.symbol import Layout, Symbol
 from service.streaming.tracing import Trace
 
 
-class Convolution(Windowed):
+class Convolution(Convolvable):
     """`torch.nn.functional.conv1d` with zero padding (left, right)."""
 
     name = "conv1d"
@@ -38,6 +39,7 @@ class Convolution(Windowed):
         self.window = Window(stride, tuple(tap * dilation - padding[0] for tap in range(taps)))
         self.depthwise = groups > 1 and self.depth == 1 and self.channels == groups
         self.weight, self.bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
+        self.filters = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         if self.depthwise:
             self.tap_weights: Float[Tensor, "k C"] = self.weight.squeeze(1).t().contiguous()
             self.start = self.weight.new_zeros(self.channels) if self.bias is None else self.bias
@@ -59,6 +61,13 @@ class Convolution(Windowed):
         parts = torch.split(values, self.depth, dim=2)
         results = [product(part.flatten(1), None) for product, part in zip(self.products, parts, strict=True)]
         return torch.cat(results, 1) if out is None else torch.cat(results, 1, out=out)
+
+    def convolve(self, frames: Float[Tensor, "B L C_in"]) -> Float[Tensor, "M C"]:
+        images = frames.transpose(1, 2).unsqueeze(2)
+        dilation = self.window.offsets[1] - self.window.offsets[0]
+        made = F.conv2d(images, self.filters, self.bias, (1, self.window.stride), 0, (1, dilation), self.groups)
+        made = made.permute(0, 2, 3, 1).reshape(-1, self.channels)
+        return made.relu_() if self.rectified else made
 
     def absorbs(self, follower: Operator) -> bool:
         if self.depthwise or follower.name != "relu" or self.rectified:

@@ -1,0 +1,113 @@
+"""Under `fast`: chunks of one length go through torch's own convolution, which long ones are quicker in than gathered windows.
+
+Every stream's input, from the first element that its windows read to the last, is gathered once, `[B, L, C]`; the gather of
+windows would copy it once per tap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from service.streaming.arena import State, Store
+from service.streaming.operator import Edge
+from service.streaming.reading import Reading, Rows
+from service.streaming.turn import WORD, Span, Turn, WarmTurn, phase
+
+LEAST = 24
+"""From how many outputs per stream on it is quicker, as measured for 32 channels and three taps."""
+MORE = 1.5
+"""Up to how many elements per gathered one of the windows a stretch may have."""
+AGAIN = 3
+"""How often a shape has to come before it is used: oneDNN generates code for each, which takes milliseconds."""
+REMEMBERED = 256
+
+
+class Dense:
+    """Decides, for one node, when to convolve densely, and gathers what that takes."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self._seen: dict[tuple[int, int], int] = {}
+
+    @staticmethod
+    def suits(reading: Reading) -> bool:
+        """Whether the reading is one that could be gathered in pieces."""
+        return reading.taps > 1 and reading.window.edge is Edge.FILL
+
+    def wants(self, turn: Turn, out: Span) -> bool:
+        """Whether this round's chunks are alike, long, and of a shape that keeps coming."""
+        streams = len(out.start)
+        if turn.final is not None or isinstance(turn, WarmTurn) or out.each is None or out.each < LEAST:
+            return False
+        if self._length(out.longest) > MORE * self.reading.taps * out.longest:
+            return False
+        shape = (streams, out.longest)
+        if len(self._seen) >= REMEMBERED and shape not in self._seen:
+            self._seen.clear()
+        self._seen[shape] = self._seen.get(shape, 0) + 1
+        return self._seen[shape] >= AGAIN
+
+    def _length(self, outputs: int) -> int:
+        offsets = self.reading.offsets
+        return (outputs - 1) * self.reading.window.stride + offsets[-1] - offsets[0] + 1
+
+    def frames(self, turn: Turn, out: Span, rows: Rows, state: State) -> Float[Tensor, "B L C"]:
+        """The input elements from every stream's first window's first one to its last window's last one."""
+        value = self.reading.view.value
+        into = turn.span(value)
+        store = state.stores.get(value.index)
+        streams, length = len(out.start), self._length(out.longest)
+        at = _beginnings(turn, out, into, self.reading.window.stride)
+        frames = state.scratch.rows(self.reading.lane, streams * length, value.channels).view(streams, length, value.channels)
+        # New elements lie one after the other; only what comes before them has to be looked for.
+        old = -(at.least + self.reading.offsets[0])
+        follows = at.least == at.most and old >= 0 and old + (into.each or 0) == length
+        source = self.reading.packed(rows) if store is None else store.rows
+        found = self._addresses(out, at, store, old if follows else length)
+        if not follows:
+            torch.index_select(source, 0, found.view(-1), out=frames.view(-1, value.channels))
+            return frames
+        frames[:, :old] = source.index_select(0, found.view(-1)).view(streams, old, -1)
+        frames[:, old:] = self.reading.packed(rows).view(streams, -1, value.channels)
+        return frames
+
+    def _addresses(self, out: Span, at: _Beginnings, store: Store | None, count: int) -> Int[Tensor, "B count"]:
+        """Where the first `count` elements of every stretch lie."""
+        first = self.reading.offsets[0]
+        ahead = torch.arange(first, first + count, dtype=WORD, device=at.ahead.device) + at.ahead
+        found = ahead + (at.packed if store is None else at.packed + store.stage_at)
+        if store is None:
+            return found
+        if store.depth and at.least + first < 0:
+            in_ring = ((ahead + at.phase) & (store.depth - 1)) + (at.slot * store.depth + store.ring_at)
+            found = in_ring if at.most + first + count <= 0 else torch.where(ahead < 0, in_ring, found)
+        if self.reading.padded and out.earliest * self.reading.window.stride + first < self.reading.view.low:
+            found.masked_fill_(ahead + at.phase < self.reading.view.low, store.fills.index(self.reading.fill))
+        return found
+
+
+@dataclass(frozen=True)
+class _Beginnings:
+    """Of every stream, as columns: its first window's origin relative to the input's first new element, and where that one lies."""
+
+    ahead: Int[Tensor, "B 1"]
+    packed: Int[Tensor, "B 1"]
+    phase: Int[Tensor, "B 1"]
+    slot: Int[Tensor, "B 1"]
+    least: int
+    most: int
+
+
+def _beginnings(turn: Turn, out: Span, into: Span, stride: int) -> _Beginnings:
+    key = ("beginnings", out, into, stride)
+    found: _Beginnings | None = turn.shared.get(key)
+    if found is None:
+        ahead = out.start * stride - into.start
+        columns = torch.stack([ahead, into.offset, phase(into.start), turn.slots]).to(WORD).unsqueeze(2)
+        origin, packed, index, slot = columns.unbind()
+        found = turn.shared[key] = _Beginnings(origin, packed, index, slot, int(ahead.min()), int(ahead.max()))
+    return found
