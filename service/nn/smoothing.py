@@ -53,10 +53,8 @@ class Smoothing(Recurrence):
         weight = torch.where(span.index == 0, 1.0, self.alpha).unsqueeze(1)
         fresh = (rows * weight).index_select(0, order.rows)
         previous = hidden.index_select(0, order.streams)
-        decayed = torch.empty_like(previous)
         for now in torch.split(fresh, order.active):
-            torch.mul(previous[: len(now)], 1 - self.alpha, out=decayed[: len(now)])
-            previous = now.add_(decayed[: len(now)])
+            previous = now.add_(previous[: len(now)] * (1 - self.alpha))
         made = fresh.index_select(0, order.places)
         return made, last_rows(made, span, hidden)
 
