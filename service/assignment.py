@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 
 import structlog
 
@@ -34,6 +34,7 @@ class Assignment:
         clock: Callable[[], float],
     ) -> None:
         self.tasks: dict[int, Task] = {}
+        self._closed: dict[int, Task] = {}  # clean, their streams still in memory, until the next assignment
         self._restoring: dict[int, Generator[None, None, Restored]] = {}
         self._assigned_at: dict[int, float] = {}
         self._source = source
@@ -58,23 +59,37 @@ class Assignment:
             self.tasks[part.partition].next_offset = part.offsets[-1] + 1
 
     def add(self, partitions: Sequence[Partition]) -> None:
+        """New tasks. Streams of tasks that this process had before, and that do not come back now, are forgotten."""
+        before, self._closed = self._closed, {}
         for partition in partitions:
             task = Task(partition.partition, partition)
             task.enter(Phase.RESTORING)
             self.tasks[task.number] = task
-            self._restoring[task.number] = restore(task, self._source, self._reader, self._policy)
+            closed = before.pop(task.number, None)
+            left = closed.left() if closed else None
+            self._restoring[task.number] = restore(task, self._source, self._reader, self._policy, left)
             self._assigned_at[task.number] = self._clock()
+        for number in before:
+            self._streams.drop(number)
+        self._count()
 
-    def drop(self, partitions: Sequence[Partition]) -> None:
-        """Forget these tasks and their streams; nothing of them may be unsettled."""
+    def drop(self, partitions: Sequence[Partition], clean: Collection[int] = ()) -> None:
+        """These tasks are no longer ours; nothing of them may be unsettled. Where memory is what is committed (`clean`), the
+        streams of a live task stay until the next assignment, in case it brings the task back."""
         for partition in partitions:
             task = self.tasks.pop(partition.partition, None)
-            if task is not None:
-                task.enter(Phase.CLOSED)
-                if task.number in self._restoring:
-                    self._restoring.pop(task.number).close()
+            if task is None:
+                continue
+            if task.number in self._restoring:
+                self._restoring.pop(task.number).close()
+            if task.live and task.number in clean:
+                task.enter(Phase.CLOSED_CLEAN)
+                self._closed[task.number] = task
+            else:
+                task.enter(Phase.CLOSED_DIRTY)
                 self._streams.drop(task.number)
-                self._metrics.forget(partition.topic, partition.partition)
+            self._metrics.forget(partition.topic, partition.partition)
+        self._count()
 
     def report_lag(self) -> None:
         """Records between each live task's committed offset and the end of its partition; not known while the broker is away."""
@@ -91,8 +106,12 @@ class Assignment:
     def advance(self) -> None:
         """Go on with restoring, a little for each task in turn, so that live tasks wait no longer than `_PAUSE`.
 
-        Raises what `restore` raises.
+        Raises what `restore` raises. A task is live as well when nothing is left to replay although its last committed record was
+        never seen: compaction may have removed it.
         """
+        for task in self.tasks.values():
+            if task.phase is Phase.REPLAYING and self._source.position(task.input) >= task.live_at:
+                self._go_live(task)
         until = self._clock() + _PAUSE
         for number in list(self._restoring):
             recovery = self._restoring.pop(number)
@@ -122,7 +141,9 @@ class Assignment:
         return replayed, live
 
     def _begin(self, task: Task, restored: Restored) -> None:
-        self._streams.assign(task.number, restored.frozen)
+        if restored.frozen is not None:
+            self._streams.drop(task.number)
+            self._streams.assign(task.number, restored.frozen)
         task.committed, task.live_at, task.next_offset = restored.live_at, restored.live_at, restored.replay_from
         task.metadata = restored.metadata
         if restored.accepted_fingerprint is not None:
@@ -130,18 +151,25 @@ class Assignment:
         log.info(
             "restored",
             task=task.number,
-            snapshots=len(restored.frozen),
+            snapshots=None if restored.frozen is None else len(restored.frozen),
             replay_from=restored.replay_from,
             live_at=restored.live_at,
         )
         if restored.replay_from < restored.live_at:
             task.enter(Phase.REPLAYING)
+            self._count()
         else:
             self._go_live(task)
         self._source.start(task.input, restored.replay_from)
 
     def _go_live(self, task: Task) -> None:
         task.enter(Phase.LIVE)
+        self._count()
         seconds = self._clock() - self._assigned_at.pop(task.number)
         self._metrics.restored(seconds)
         log.info("live", task=task.number, offset=task.live_at, seconds=round(seconds, 3))
+
+    def _count(self) -> None:
+        present = [task.phase for task in self.tasks.values()]
+        held = (Phase.RESTORING, Phase.REPLAYING, Phase.LIVE)
+        self._metrics.tasks({phase.value: present.count(phase) for phase in held})

@@ -35,12 +35,13 @@ class RestorePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Feed from `replay_from`, publish from `live_at`, thaw `frozen` as keys come. `metadata` is what the group holds."""
+    """Feed from `replay_from`, publish from `live_at`, thaw `frozen` as keys come; with None, go on from memory. `metadata` is
+    what the group holds."""
 
     live_at: int
     replay_from: int
     metadata: str
-    frozen: dict[bytes, Snapshot]
+    frozen: dict[bytes, Snapshot] | None
     accepted_fingerprint: str | None = None
 
 
@@ -68,13 +69,22 @@ class SharedReader:
         self._reader.close()
 
 
-def restore(task: Task, source: Source, reader: SharedReader, policy: RestorePolicy) -> Generator[None, None, Restored]:
-    """Raises `OperatorActionRequired`; returns what the worker needs to start the task."""
+def restore(
+    task: Task, source: Source, reader: SharedReader, policy: RestorePolicy, left: Committed | None = None
+) -> Generator[None, None, Restored]:
+    """Raises `OperatorActionRequired`; returns what the worker needs to start the task.
+
+    `left` is what the group held when this process last closed the task, with memory true to it. Where the group still holds
+    that, nobody has worked on the task since, and no snapshot is read.
+    """
     committed = yield from _committed(task, source)
     low, high = source.watermarks(task.input, policy.timeout)
     yield
-    begun, frozen = yield from _snapshots(task, reader, policy)
     where = f"{task.input.topic} partition {task.input.partition}"
+    if committed is not None and committed == left and low <= committed.offset <= high:
+        _check_partitions(task, OffsetMetadata.from_text(committed.metadata), reader, policy)
+        return Restored(committed.offset, committed.offset, committed.metadata, None)
+    begun, frozen = yield from _snapshots(task, reader, policy)
     if committed is None:
         if begun:
             raise OperatorActionRequired(
@@ -168,12 +178,7 @@ def _check(
     task: Task,
     policy: RestorePolicy,
 ) -> None:
-    partitions = reader.partitions(task.input.topic, policy.timeout)
-    if partitions != metadata.partitions:
-        raise OperatorActionRequired(
-            f"{task.input.topic} has {partitions} partitions, but had {metadata.partitions} when offsets were committed. Keys "
-            "have moved to other partitions and their state would be torn apart. Create a new topic and application instead."
-        )
+    _check_partitions(task, metadata, reader, policy)
     if metadata.replay_from < low:
         raise OperatorActionRequired(
             f"{where}: records from {metadata.replay_from} on must be replayed, but the log begins at {low}: retention has "
@@ -185,4 +190,13 @@ def _check(
         raise OperatorActionRequired(
             f"{where}: a snapshot reaches offset {ahead}, beyond the committed offset {committed.offset}: the offset was moved "
             f"back by another tool. Set it to {ahead} or later, or delete and create {policy.snapshots} and begin anew."
+        )
+
+
+def _check_partitions(task: Task, metadata: OffsetMetadata, reader: SharedReader, policy: RestorePolicy) -> None:
+    partitions = reader.partitions(task.input.topic, policy.timeout)
+    if partitions != metadata.partitions:
+        raise OperatorActionRequired(
+            f"{task.input.topic} has {partitions} partitions, but had {metadata.partitions} when offsets were committed. Keys "
+            "have moved to other partitions and their state would be torn apart. Create a new topic and application instead."
         )

@@ -1,23 +1,25 @@
 """A task: all that belongs to one partition number of the input, and its life cycle.
 
-    CREATED ──▶ RESTORING ──▶ REPLAYING ──▶ LIVE
-       │            │             │          │
-       └────────────┴─────────────┴──────────┴──▶ CLOSED
+    CREATED ──▶ RESTORING ──▶ REPLAYING ──▶ LIVE ──▶ CLOSED_CLEAN
+       │          │    └──────────│──────────▲ │          ┊
+       │          │               │            │      the same task, assigned again with the offsets it left
+       └──────────┴───────────────┴────────────┴──▶ CLOSED_DIRTY
 
 CREATED: assigned, nothing known. RESTORING: committed offset, metadata and snapshots are being read. REPLAYING: committed input
 is fed again with outputs suppressed. LIVE: new input, outputs published. A task whose replay range is empty goes from RESTORING
-to LIVE.
+to LIVE. CLOSED_CLEAN: memory is what our last commit said, and a task that comes back with those very offsets goes on from
+memory. CLOSED_DIRTY: memory is worth nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 
 import orjson
 
 from service.errors import OperatorActionRequired
-from service.transport.interface import Partition
+from service.transport.interface import Committed, Partition
 
 
 class Phase(Enum):
@@ -25,15 +27,17 @@ class Phase(Enum):
     RESTORING = "restoring"
     REPLAYING = "replaying"
     LIVE = "live"
-    CLOSED = "closed"
+    CLOSED_CLEAN = "closed_clean"
+    CLOSED_DIRTY = "closed_dirty"
 
 
-_LEGAL = {
-    Phase.CREATED: {Phase.RESTORING, Phase.CLOSED},
-    Phase.RESTORING: {Phase.REPLAYING, Phase.LIVE, Phase.CLOSED},
-    Phase.REPLAYING: {Phase.LIVE, Phase.CLOSED},
-    Phase.LIVE: {Phase.CLOSED},
-    Phase.CLOSED: set(),
+LEGAL = {
+    Phase.CREATED: {Phase.RESTORING, Phase.CLOSED_DIRTY},
+    Phase.RESTORING: {Phase.REPLAYING, Phase.LIVE, Phase.CLOSED_DIRTY},
+    Phase.REPLAYING: {Phase.LIVE, Phase.CLOSED_DIRTY},
+    Phase.LIVE: {Phase.CLOSED_CLEAN, Phase.CLOSED_DIRTY},
+    Phase.CLOSED_CLEAN: set[Phase](),
+    Phase.CLOSED_DIRTY: set[Phase](),
 }
 
 
@@ -51,7 +55,8 @@ class Task:
     next_offset: int = -1
 
     def enter(self, phase: Phase) -> None:
-        if phase not in _LEGAL[self.phase]:
+        """Raises `AssertionError` for a step that the drawing does not show."""
+        if phase not in LEGAL[self.phase]:
             raise AssertionError(f"task {self.number} cannot go from {self.phase.value} to {phase.value}")
         self.phase = phase
 
@@ -59,19 +64,22 @@ class Task:
     def live(self) -> bool:
         return self.phase is Phase.LIVE
 
+    def left(self) -> Committed | None:
+        """What the group held when the task closed, where memory was true to it; None where there is nothing to come back to."""
+        return Committed(self.committed, self.metadata) if self.phase is Phase.CLOSED_CLEAN and self.metadata else None
+
 
 @dataclass(frozen=True, slots=True)
 class OffsetMetadata:
-    """What is committed beside each offset, in the same transaction; Kafka allows 4 KB."""
+    """What is committed beside each offset, in the same transaction; Kafka allows 4 KB. `writer` is the process that committed."""
 
     replay_from: int
     partitions: int
     fingerprint: str
+    writer: str = ""
 
     def to_text(self) -> str:
-        return orjson.dumps(
-            {"v": 1, "replay_from": self.replay_from, "partitions": self.partitions, "fingerprint": self.fingerprint}
-        ).decode()
+        return orjson.dumps({"v": 1} | asdict(self)).decode()
 
     @classmethod
     def from_text(cls, text: str) -> OffsetMetadata:
@@ -79,7 +87,9 @@ class OffsetMetadata:
         try:
             found = orjson.loads(text)
             if found["v"] == 1:
-                return cls(int(found["replay_from"]), int(found["partitions"]), str(found["fingerprint"]))
+                return cls(
+                    int(found["replay_from"]), int(found["partitions"]), str(found["fingerprint"]), str(found.get("writer", ""))
+                )
         except (ValueError, KeyError, TypeError):
             pass
         raise OperatorActionRequired(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -59,7 +60,7 @@ class _Commit:
     wait: Wait
     offsets: dict[Partition, Committed]
     snapshotted: Slots
-    tombstones: int
+    tombstones: list[tuple[int, bytes]]
     begun_at: float
 
 
@@ -103,6 +104,7 @@ class Worker:
         self._tombstones: list[tuple[int, bytes]] = []  # owed for streams that ended in replay
         self._committed_at = clock()
         self._stopping = False
+        self._writer = secrets.token_hex(8)
         self._unknown = False
 
     # the loop
@@ -190,10 +192,12 @@ class Worker:
             dirty = table.dirty()
             leaving = np.isin(table.column("task")[dirty], [task for task in closing if task in live])
             chosen = np.union1d(chosen, dirty[leaving])
-        if not self._epoch.open and not len(chosen) and all(self._assignment.tasks[task].metadata for task in live):
+        tombstones = [(task, key) for task, key in self._tombstones if task in live]
+        announced = all(self._assignment.tasks[task].metadata for task in live)
+        if announced and not (self._epoch.open or len(chosen) or tombstones):
             return
         self._epoch.begin(now)
-        for task, key in self._tombstones:
+        for task, key in tombstones:
             self._epoch.snapshot(task, key, None)
         for task in live:
             if not self._assignment.tasks[task].metadata:
@@ -203,11 +207,11 @@ class Worker:
         offsets = {}
         for number, offset in live.items():
             start = replay_from(table, number, offset, chosen)
-            metadata = OffsetMetadata(start, self._settings.partitions, self._recovery.fingerprint)
+            metadata = OffsetMetadata(start, self._settings.partitions, self._recovery.fingerprint, self._writer)
             offsets[self._assignment.tasks[number].input] = Committed(offset, metadata.to_text())
         self._epoch.send(offsets, self._source.group())
         epoch, timeout = self._epoch, self._settings.transaction_timeout
-        self._commit = _Commit(self._beside(lambda: epoch.commit(timeout)), offsets, chosen, len(self._tombstones), now)
+        self._commit = _Commit(self._beside(lambda: epoch.commit(timeout)), offsets, chosen, tombstones, now)
 
     def _finish_commit(self) -> None:
         """Wait for the commit under way, if there is one, and write down that it has happened. Raises what it has raised."""
@@ -228,7 +232,7 @@ class Worker:
             self._metrics.waited(self._wall() - min(part.timestamps[0] for part in self._epoch.records) / 1000)
         self._epoch = self._new_epoch()
         self._failures = 0
-        del self._tombstones[: commit.tombstones]
+        self._tombstones = [owed for owed in self._tombstones if owed not in commit.tombstones]
         self._committed_at = self._clock()
 
     # the ways back
@@ -317,7 +321,11 @@ class Worker:
     def _give_up(self, partitions: Sequence[Partition]) -> None:
         if self._unknown:
             self.streams.rollback()
-        self._assignment.drop(partitions)
+        numbers = _numbers(partitions)
+        owed = {task for task, _ in self._tombstones}
+        self._tombstones = [(task, key) for task, key in self._tombstones if task not in numbers]
+        clean = set[int]() if self._stopping else set(numbers) - owed
+        self._assignment.drop(partitions, clean)
         self._again = [part for part in self._again if Partition(part.topic, part.partition) not in partitions]
 
     # the end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from service import restore
 from service.app import Application
 from service.audit import read
 from service.errors import Fenced, OperatorActionRequired, TransportUnavailable
-from service.transport.interface import Partition, Source, TopicDescription
+from service.task import Phase
+from service.transport.interface import Committed, Partition, Source, TopicDescription
 from service.transport.memory import Fault
 from service.transport.partitioning import partition_of
 from tests.applications import chunk, configured
@@ -257,6 +260,149 @@ def test_a_join_hands_streams_over_without_replay(cluster: Cluster) -> None:
         cluster.turn("one")
         cluster.turn("two")
     assert audited(cluster) == 8
+
+
+@pytest.fixture
+def no_snapshot_is_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called when from then on no recovery may read snapshots."""
+
+    def read(*arguments: object) -> None:
+        raise AssertionError("a snapshot topic was read")
+
+    return lambda: monkeypatch.setattr(restore, "_snapshots", read)
+
+
+class TestTasksThatComeBack:
+    def test_with_the_offsets_they_left_they_go_on_from_memory(
+        self, cluster: Cluster, no_snapshot_is_read: Callable[[], None]
+    ) -> None:
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.work()
+        no_snapshot_is_read()
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.turn("one")
+        cluster.log.expire_member("app", "one")
+        cluster.work()
+        assert audited(cluster) == 6
+        assert {prediction["stream"] for prediction in cluster.predictions() if prediction["key"] == "a"} == {0}
+
+    def test_after_a_rebalance_they_do_too(self, cluster: Cluster, no_snapshot_is_read: Callable[[], None]) -> None:
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.work()
+        cluster.start("two")
+        cluster.turn("two")
+        cluster.log.expire_member("app", "two")
+        no_snapshot_is_read()
+        cluster.workers.pop("two")
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.work()
+        assert audited(cluster) == 6
+
+    def test_where_another_has_worked_on_them_they_recover_from_the_log(self, cluster: Cluster) -> None:
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.work()
+        first = cluster.workers.pop("one")
+        cluster.log.expire_member("app", "one")
+        cluster.start("two")
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.work("two")
+        cluster.log.expire_member("app", "two")
+        cluster.workers = {"one": first}
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.work()
+        assert audited(cluster) == 9
+
+    def test_what_another_left_in_the_snapshot_topic_is_known(self, cluster: Cluster) -> None:
+        """Another member commits a snapshot and nothing else: the offsets are those that were left, but not the writer. The end of
+        the key must then remove that snapshot, or the key would come back to life."""
+        cluster.produce(b"a", 7)
+        cluster.work(turns=3)
+        first = cluster.workers.pop("one")
+        cluster.log.expire_member("app", "one")
+        cluster.start("two")
+        cluster.work("two")
+        cluster.now += 5.0
+        cluster.work("two")
+        assert [key for key, _ in cluster.snapshots()] == [b"a"]
+        cluster.log.expire_member("app", "two")
+        cluster.workers = {"one": first}
+        cluster.work()
+        cluster.publish(b"a", None)
+        cluster.work()
+        assert [value is None for _, value in cluster.snapshots()] == [False, True]
+
+    def test_every_process_signs_its_commits(self, cluster: Cluster) -> None:
+        """Two processes may commit the same offsets; only the writer's name tells that another one has been there."""
+        cluster.produce(b"a", 7)
+        cluster.work()
+        cluster.stop("one")
+        before = signatures(cluster)
+        cluster.start("one")
+        cluster.work()
+        assert signatures(cluster) == before
+        cluster.produce(b"a", 7)
+        cluster.work()
+        assert signatures(cluster).isdisjoint(before)
+
+    def test_after_a_commit_of_unknown_outcome_that_never_happened(
+        self, cluster: Cluster, no_snapshot_is_read: Callable[[], None]
+    ) -> None:
+        cluster.produce(b"a", 7)
+        cluster.work()
+        no_snapshot_is_read()
+        cluster.log.inject(Fault.COMMIT_REQUEST_LOST)
+        cluster.produce(b"a", 7)
+        cluster.work(turns=9)
+        assert audited(cluster) == 2
+
+
+def signatures(cluster: Cluster) -> set[str]:
+    """Who committed the group's offsets of partition 0."""
+    [committed] = [found for where, found in cluster.log.group("app").committed.items() if where.partition == 0]
+    return {orjson.loads(committed.metadata)["writer"]}
+
+
+def test_running_tasks_go_on_while_another_waits_for_its_offsets(cluster: Cluster) -> None:
+    """Somebody's open transaction holds the offsets of partition 0; its task restores, turn after turn, and delivers nothing."""
+    here, there = same_partition(1)[0], next(key for key in (b"%d" % n for n in range(99)) if partition_of(key, PARTITIONS) == 1)
+    cluster.produce(here, 7)
+    cluster.produce(there, 7)
+    cluster.turn("one")  # joins
+    stranger = cluster.transport.sink("stranger", 600.0)
+    stranger.open(1.0)
+    stranger.begin()
+    stranger.send_offsets({Partition("in", 0): Committed(0, "")}, cluster.workers["one"]._source.group())
+    cluster.work(turns=4)
+    states = {number: task.phase for number, task in cluster.workers["one"]._assignment.tasks.items()}
+    assert states == {0: Phase.RESTORING, 1: Phase.LIVE}
+    assert [prediction["key"] for prediction in cluster.predictions()] == [there.decode()]
+    stranger.abort(1.0)
+    cluster.work()
+    assert audited(cluster) == 2
+
+
+def test_a_task_is_live_although_compaction_removed_its_last_committed_record(cluster: Cluster) -> None:
+    key = same_partition(1)[0]
+    for _ in range(3):
+        cluster.produce(key, 7)
+    cluster.publish(key, None)
+    cluster.work()
+    cluster.crash("one")
+    [task] = [Partition("in", 0)]
+    committed = cluster.log.group("app").committed[task]
+    metadata = orjson.loads(committed.metadata) | {"replay_from": 0}
+    cluster.log.group("app").committed[task] = Committed(committed.offset, orjson.dumps(metadata).decode())
+    cluster.log.partition(task).remove(committed.offset - 1)
+    cluster.start("one")
+    cluster.work()
+    assert cluster.workers["one"]._assignment.tasks[0].phase is Phase.LIVE
 
 
 def test_transactions_that_come_to_nothing_are_not_tried_for_ever(cluster: Cluster) -> None:

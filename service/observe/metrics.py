@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import Protocol
@@ -63,6 +63,7 @@ class Metrics:
         self._replayed = counter("replayed_records_total", "Committed records fed again after an assignment")
         self._restore = histogram("restore_seconds", "From a task's assignment until it is live")
         self._lag = gauge("consumer_lag_records", "Records between the committed offset and the end", "topic", "partition")
+        self._tasks = gauge("tasks", "Partitions of the input that this process holds, by where they are in their life", "state")
         self._rebalances = counter("rebalances_total", "Rebalance callbacks", "kind")
         Info("penstock_build", "Which penstock this is", registry=registry).info({"version": __version__})
         self._uncommitted: dict[Counter, int] = {}
@@ -142,6 +143,11 @@ class Metrics:
     def restored(self, seconds: float) -> None:
         """A task is live, so many seconds after its assignment."""
         self._restore.observe(seconds)
+
+    def tasks(self, counts: Mapping[str, int]) -> None:
+        """How many tasks there are in each state, now."""
+        for state, count in counts.items():
+            self._tasks.labels(state).set(count)
 
     def lagging(self, topic: str, partition: int, records: int) -> None:
         self._lag.labels(topic, partition).set(records)

@@ -107,6 +107,10 @@ class Source(Protocol):
     def resume(self, partitions: Sequence[Partition]) -> None:
         """Does nothing to those that are not started."""
 
+    def position(self, partition: Partition) -> int:
+        """Everything below this offset that will ever be delivered has been, since `start`: at the end of what can be read, it lies
+        beyond aborted records, and beyond those that compaction has removed. −1 where that is not known."""
+
     def committed(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Committed | None]:
         """The group's stable committed offsets; None where it never committed one. Raises `OffsetsPending` while an open
         transaction holds them back. Never called in a rebalance callback."""

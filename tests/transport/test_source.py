@@ -89,6 +89,27 @@ def test_one_partition_delivers_while_the_other_waits(cluster: Cluster, members:
     assert (member.offsets(0), member.offsets(1)) == (list(range(3, 10)), list(range(10)))
 
 
+def test_at_the_end_the_position_lies_beyond_what_nobody_will_see(cluster: Cluster, members: Members) -> None:
+    where = Partition(topic(cluster), 0)
+    publish(cluster, where, numbered(3))
+    sink = cluster.transport().sink(fresh("writer"), 30.0)
+    sink.open(cluster.patience)
+    sink.begin()
+    sink.produce(where.topic, b"never seen", partition=0)
+    wait_for_end(cluster, where, 4)
+    member = members(cluster, fresh("group"), [where.topic])
+    member.join()
+    assert member.source.position(where) == -1
+    member.source.start(where, 0)
+    member.until(lambda: member.source.position(where) == 3)
+    assert member.offsets() == [0, 1, 2]
+    sink.abort(cluster.patience)
+    member.until(lambda: member.source.position(where) == 5)
+    member.source.start(where, 1)
+    assert member.source.position(where) <= 1
+    sink.close()
+
+
 def test_a_paused_partition_is_silent_and_goes_on_where_it_was(cluster: Cluster, members: Members) -> None:
     where = Partition(topic(cluster), 0)
     publish(cluster, where, numbered(100))

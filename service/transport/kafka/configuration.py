@@ -135,6 +135,7 @@ class KafkaProperties:
         own: dict[str, Property] = {
             **self._reading(Isolation.READ_COMMITTED),
             "group.id": membership.group,
+            "enable.partition.eof": True,
             "client.id": membership.instance,
         }
         if membership.static:

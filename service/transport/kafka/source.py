@@ -52,6 +52,7 @@ class KafkaSource:
         self._started: set[Partition] = set()
         self._paused: set[Partition] = set()
         self._starts: dict[Partition, int] = {}
+        self._ends: dict[Partition, int] = {}  # where delivery has come to an end of the partition, since its start
         self._raised: BaseException | None = None
         self._lost = False  # and not assigned anything since
         self._join_again_at = 0.0
@@ -74,6 +75,7 @@ class KafkaSource:
         if partition not in self._assigned:
             raise ValueError(f"{partition} is not assigned to this member")
         self._starts[partition] = offset
+        self._ends.pop(partition, None)
         self._paused.discard(partition)
 
     def pause(self, partitions: Sequence[Partition]) -> None:
@@ -83,6 +85,9 @@ class KafkaSource:
     def resume(self, partitions: Sequence[Partition]) -> None:
         self._paused.difference_update(partitions)
         self._resume(_plain(self._started.difference(self._starts).intersection(partitions)))
+
+    def position(self, partition: Partition) -> int:
+        return self._ends.get(partition, -1)
 
     def committed(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Committed | None]:
         try:
@@ -156,6 +161,11 @@ class KafkaSource:
 
     def _judge(self, message: Message) -> None:
         error = message.error()
+        if error.code() == KafkaError._PARTITION_EOF:
+            where = Partition(message.topic(), message.partition())
+            if where in self._started and where not in self._starts:
+                self._ends[where] = message.offset()
+            return
         if instance_in_use(error) or (instance_taken(error) and self._lost):
             # After a loss it is our own former self that "took" the instance (docs/adr/0006-transport-fencing.md).
             _LOG.warning("%s; asking again", error.str())
@@ -245,6 +255,7 @@ class KafkaSource:
             self._started.discard(partition)
             self._paused.discard(partition)
             self._starts.pop(partition, None)
+            self._ends.pop(partition, None)
 
 
 def _as_committed(at: TopicPartition) -> Committed | None:

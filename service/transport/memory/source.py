@@ -74,6 +74,10 @@ class MemorySource:
         for position in self._running(partitions):
             position.paused = False
 
+    def position(self, partition: Partition) -> int:
+        position = self._positions.get(partition)
+        return -1 if position is None else position.offset
+
     def committed(self, partitions: Sequence[Partition], timeout: float) -> dict[Partition, Committed | None]:
         with self._log.changed:
             deadline = time.monotonic() + timeout
