@@ -37,7 +37,7 @@ class Assignment:
         self._closed: dict[int, Task] = {}  # clean, their streams still in memory, until the next assignment
         self._restoring: dict[int, Generator[None, None, Restored]] = {}
         self._assigned_at: dict[int, float] = {}
-        self._source = source
+        self.source = source
         self._reader = reader
         self._streams = streams
         self._policy = policy
@@ -67,7 +67,7 @@ class Assignment:
             self.tasks[task.number] = task
             closed = before.pop(task.number, None)
             left = closed.left() if closed else None
-            self._restoring[task.number] = restore(task, self._source, self._reader, self._policy, left)
+            self._restoring[task.number] = restore(task, self.source, self._reader, self._policy, left)
             self._assigned_at[task.number] = self._clock()
         for number in before:
             self._streams.drop(number)
@@ -100,7 +100,7 @@ class Assignment:
         with contextlib.suppress(TransportUnavailable):
             for task in self.tasks.values():
                 if task.live:
-                    _, end = self._source.watermarks(task.input, timeout=0.5)
+                    _, end = self.source.watermarks(task.input, timeout=0.5)
                     self._metrics.lagging(task.input.topic, task.number, max(end - task.committed, 0))
 
     def advance(self) -> None:
@@ -110,7 +110,7 @@ class Assignment:
         never seen: compaction may have removed it.
         """
         for task in self.tasks.values():
-            if task.phase is Phase.REPLAYING and self._source.position(task.input) >= task.live_at:
+            if task.phase is Phase.REPLAYING and self.source.position(task.input) >= task.live_at:
                 self._go_live(task)
         until = self._clock() + _PAUSE
         for number in list(self._restoring):
@@ -160,7 +160,7 @@ class Assignment:
             self._count()
         else:
             self._go_live(task)
-        self._source.start(task.input, restored.replay_from)
+        self.source.start(task.input, restored.replay_from)
 
     def _go_live(self, task: Task) -> None:
         task.enter(Phase.LIVE)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from service.errors import OffsetsPending, OperatorActionRequired, SnapshotMismatch
+from service.incarnation import SIGNED
 from service.state import Snapshot
 from service.task import OffsetMetadata, Task
 from service.transport.interface import Committed, Partition, Reader, RecordBatch, Source
@@ -144,8 +145,10 @@ def _snapshots(
     low, high = reader.watermarks(partition, policy.timeout)
     begun, frozen = False, dict[bytes, bytes]()
     for batch in reader.read(partition, low, high, policy.timeout):
-        begun = begun or len(batch) > 0
         for key, value in zip(batch.keys, batch.values, strict=True):
+            if value is not None and value.startswith(SIGNED):
+                continue
+            begun = True
             if value is not None and value != BEGUN:
                 frozen[key or b""] = value
             else:

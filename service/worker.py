@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -16,8 +15,9 @@ from service.assignment import Assignment
 from service.background import Beside, Wait, in_thread
 from service.codec.interface import Encoder
 from service.epoch import Epoch, Topics
-from service.errors import EpochAborted, OutcomeUnknown, PenstockError, TransportUnavailable
+from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError, TransportUnavailable
 from service.feeder import Feeder
+from service.incarnation import Incarnation
 from service.observe.metrics import Metrics
 from service.restore import BEGUN, BEGUN_KEY, RestorePolicy, SharedReader
 from service.scheduler import Schedule, Scheduler
@@ -104,7 +104,9 @@ class Worker:
         self._tombstones: list[tuple[int, bytes]] = []  # owed for streams that ended in replay
         self._committed_at = clock()
         self._stopping = False
-        self._writer = secrets.token_hex(8)
+        self._incarnation = Incarnation(transport, settings.topics.snapshots, settings.membership.instance)
+        self._fenced: Fenced | None = None
+        self._lost = False  # and whether another process has our name is not known since
         self._unknown = False
 
     # the loop
@@ -120,6 +122,7 @@ class Worker:
             self.close()
 
     def open(self) -> None:
+        self._incarnation.sign(self._reader, self._settings.call_timeout)
         self._sink.open(self._settings.call_timeout)
         self._source.subscribe([self._settings.input], self)
 
@@ -142,10 +145,14 @@ class Worker:
         except EpochAborted as error:
             self._count_failure(error)
             self._roll_back(error)
-        except OutcomeUnknown as error:
+        except (OutcomeUnknown, Fenced) as error:
             self._note_unknown(error)
         if self._unknown:
             self._start_over()
+        elif self._lost and self._assignment.tasks:
+            self._check_name(
+                Fenced("the group gave this instance's place away, and a newer process of the same instance has started")
+            )
 
     def _replay(self, records: Sequence[RecordBatch]) -> None:
         if records:
@@ -207,7 +214,7 @@ class Worker:
         offsets = {}
         for number, offset in live.items():
             start = replay_from(table, number, offset, chosen)
-            metadata = OffsetMetadata(start, self._settings.partitions, self._recovery.fingerprint, self._writer)
+            metadata = OffsetMetadata(start, self._settings.partitions, self._recovery.fingerprint, self._incarnation.name)
             offsets[self._assignment.tasks[number].input] = Committed(offset, metadata.to_text())
         self._epoch.send(offsets, self._source.group())
         epoch, timeout = self._epoch, self._settings.transaction_timeout
@@ -247,7 +254,7 @@ class Worker:
         epoch, self._epoch = self._epoch, self._new_epoch()
         try:
             epoch.abort(self._settings.call_timeout)
-        except OutcomeUnknown as unknown:
+        except (OutcomeUnknown, Fenced) as unknown:
             self._note_unknown(unknown)
         self.streams.rollback()
         self._again = epoch.records + self._again
@@ -264,8 +271,10 @@ class Worker:
         if self._failures > 1:
             self.sleep(min(0.05 * 2 ** (self._failures - 2), 1.0))
 
-    def _note_unknown(self, error: OutcomeUnknown) -> None:
+    def _note_unknown(self, error: OutcomeUnknown | Fenced) -> None:
         self._unknown = True
+        if isinstance(error, Fenced):
+            self._fenced = error
         self._metrics.outcome_unknown()
         log.warning("outcome_unknown", reason=str(error))
         self._count_failure(error)
@@ -274,17 +283,37 @@ class Worker:
         return Epoch(self._sink, self._settings.topics, self._settings.output_bytes)
 
     def _start_over(self) -> None:
-        """A new producer settles what became of the old one's transaction; every task then recovers from the log."""
+        """A new producer settles what became of the old one's transaction; every task then recovers from the log.
+
+        Raises `Fenced` where a newer process of this instance has started: the transactional id is its own then. Who was fenced
+        and is the newest takes id and membership back: an older process must have woken up.
+        """
+        fenced, self._fenced = self._fenced, None
+        self._check_name(fenced or Fenced("our transaction ended without us, and a newer process of this instance has started"))
         with contextlib.suppress(PenstockError):
             self._sink.close()
         self._sink = self._transport.sink(self._settings.transactional_id, self._settings.transaction_timeout)
         self._sink.open(self._settings.call_timeout)
         self._epoch = self._new_epoch()
         inputs = [task.input for task in self._assignment.tasks.values()]
-        self._source.pause(inputs)
-        self._give_up(inputs)
-        self._assignment.add(inputs)
+        if fenced is None:
+            self._source.pause(inputs)
+            self._give_up(inputs)
+            self._assignment.add(inputs)
+        else:
+            with contextlib.suppress(PenstockError):
+                self._source.close()
+            self._give_up(inputs)
+            self._source = self._transport.source(self._settings.membership)
+            self._assignment.source = self._source
+            self._source.subscribe([self._settings.input], self)
         self._unknown = False
+
+    def _check_name(self, error: Fenced) -> None:
+        """Raises `error` where a newer process has this instance's name."""
+        if self._incarnation.superseded(self._settings.call_timeout):
+            raise error
+        self._lost = False
 
     # tasks and rebalances
 
@@ -301,20 +330,21 @@ class Worker:
                 self.commit(closing=_numbers(partitions))
             except EpochAborted as error:
                 self._roll_back(error)
-            except OutcomeUnknown as error:
+            except (OutcomeUnknown, Fenced) as error:
                 self._note_unknown(error)
         self._give_up(partitions)
 
     def lost(self, partitions: Sequence[Partition]) -> None:
         log.warning("lost", tasks=_numbers(partitions))
         self._metrics.rebalanced("lost")
+        self._lost = True
         if not self._stopping and not self._unknown:
             try:
                 self._finish_commit()
                 self._roll_back(EpochAborted("the group has given our partitions to another member"))
             except EpochAborted as error:
                 self._roll_back(error)
-            except OutcomeUnknown as error:
+            except (OutcomeUnknown, Fenced) as error:
                 self._note_unknown(error)
         self._give_up(partitions)
 

@@ -15,6 +15,7 @@ from service.audit.read import audit
 from service.background import Beside, Wait
 from service.config import Config
 from service.errors import Fenced, TransportUnavailable
+from service.incarnation import SIGNED
 from service.restore import BEGUN
 from service.transport.interface import Isolation, Partition, RecordBatch
 from service.transport.memory import Fault, MemoryLog, MemoryTransport
@@ -55,6 +56,8 @@ class Cluster:
         self.transport = MemoryTransport(self.log)
         self.transport.admin().create(required_topics(self.config, PARTITIONS), 1.0)
         self.workers: dict[str, Worker] = {}
+        self.newest: dict[str, Worker] = {}
+        self.stalled: list[tuple[str, Worker]] = []
         self.beside: Beside = at_once
         self.seed = 0
 
@@ -69,17 +72,37 @@ class Cluster:
         worker = self.applications[name].worker(self.transport, clock=lambda: self.now, longest_poll=0.0, beside=self.beside)
         worker.sleep = self._pass
         worker.open()
-        self.workers[name] = worker
+        self.workers[name] = self.newest[name] = worker
 
     def _pass(self, seconds: float) -> None:
         self.now += seconds
 
     def turn(self, name: str) -> None:
         """A worker that finds itself fenced, or gives up, is gone, as the process would be."""
-        try:
-            self.workers[name].turn()
-        except (Fenced, TransportUnavailable):
+        if not self._survives(name, self.workers[name]):
             self.crash(name)
+
+    def stall(self, name: str) -> None:
+        """The process stands still, for nobody knows how long."""
+        self.stalled.append((name, self.workers.pop(name)))
+
+    def wake(self, which: int, turns: int) -> None:
+        """A stalled process goes on for some turns, unless it finds that it has to end."""
+        name, worker = self.stalled[which]
+        for _ in range(turns):
+            if not self._survives(name, worker):
+                self.stalled.remove((name, worker))
+                return
+
+    def _survives(self, name: str, worker: Worker) -> bool:
+        try:
+            worker.turn()
+        except Fenced:
+            assert worker is not self.newest[name], "the newest process of an instance gives way to nobody"
+            return False
+        except TransportUnavailable:
+            return False
+        return True
 
     def crash(self, name: str) -> None:
         del self.workers[name]
@@ -112,6 +135,7 @@ class Cluster:
         for name in INSTANCES:
             self.workers.pop(name, None)
             self.expel(name)
+        self.stalled.clear()
         self.start("one")
         self.work()
         for _ in range(200):
@@ -145,7 +169,9 @@ class Cluster:
 
     def snapshots(self) -> list[tuple[bytes | None, bytes | None]]:
         """Keys and values; None is a tombstone."""
-        return [(key, value) for key, value, _ in self.read("app.snapshots") if value != BEGUN]
+        return [
+            (key, value) for key, value, _ in self.read("app.snapshots") if value != BEGUN and not (value or b"").startswith(SIGNED)
+        ]
 
     def predictions(self) -> list[dict[str, object]]:
         return [orjson.loads(value or b"null") for _, value, _ in self.read("out")]

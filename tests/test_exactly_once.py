@@ -93,6 +93,20 @@ class ExactlyOnce(RuleBasedStateMachine):
                 first.turn()
 
     @precondition(lambda self: self.cluster.workers)
+    @rule(data=st.data(), beyond_every_timeout=st.booleans())
+    def stall(self, data: st.DataObject, beyond_every_timeout: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.cluster.workers)))
+        self.cluster.stall(name)
+        if beyond_every_timeout:
+            self.cluster.expel(name)
+
+    @precondition(lambda self: self.cluster.stalled)
+    @rule(data=st.data(), turns=st.integers(1, 5))
+    def wake(self, data: st.DataObject, turns: int) -> None:
+        """Where a newer process of the same name has started, that one goes on and this one ends, sooner or later."""
+        self.cluster.wake(data.draw(st.integers(0, len(self.cluster.stalled) - 1)), turns)
+
+    @precondition(lambda self: self.cluster.workers)
     @rule(data=st.data())
     def crash(self, data: st.DataObject) -> None:
         self.cluster.crash(data.draw(st.sampled_from(sorted(self.cluster.workers))))

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -34,13 +35,14 @@ def path(kafka: KafkaNode, tmp_path: Path) -> Path:
     return application(kafka, tmp_path)
 
 
-def application(kafka: KafkaNode, directory: Path, **properties: str) -> Path:
+def application(kafka: KafkaNode, directory: Path, changes: dict[str, Any] | None = None, **properties: str) -> Path:
     """The configuration of an application of its own, with its topics made."""
     name = f"app-{uuid.uuid4().hex[:8]}"
     inputs = [{"topic": f"{name}.in", "channels": ["a", "b"], "rate": 1000}]
     small_steps = {"max_records": 50}  # many steps and commits, so that kills meet all of them
     kafka_settings = {"bootstrap.servers": kafka.bootstrap} | properties
-    path = write(directory, app=name, inputs=inputs, output={"topic": f"{name}.out"}, poll=small_steps, kafka=kafka_settings)
+    settings = {"app": name, "inputs": inputs, "output": {"topic": f"{name}.out"}, "poll": small_steps, "kafka": kafka_settings}
+    path = write(directory, **(settings | (changes or {})))
     config = load(path)
     KafkaTransport(config.kafka).admin().create(required_topics(config, PARTITIONS), 10.0)
     return path
