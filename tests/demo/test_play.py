@@ -13,13 +13,22 @@ from service.demo.machines import Fleet
 from service.demo.play import Stage, play
 from service.demo.trial import SETTINGS
 from service.errors import Fenced
+from service.incarnation import Incarnation
+from service.transport.interface import Isolation
 from service.transport.memory import MemoryLog, MemoryTransport
 
 
 def test_what_the_worker_raises_ends_it() -> None:
     application = Application.from_config(load(SETTINGS, environment={}))
     transport, stop = MemoryTransport(MemoryLog()), threading.Event()
-    takeover = threading.Timer(1.0, lambda: transport.sink(application.config.transactional_id, 10.0).open(5.0))
+    config = application.config
+
+    def start_another() -> None:
+        reader = transport.reader(Isolation.READ_COMMITTED)
+        Incarnation(transport, config.snapshot_topic, config.instance).sign(reader, 5.0)
+        transport.sink(config.transactional_id, 10.0).open(5.0)
+
+    takeover = threading.Timer(1.0, start_another)
     takeover.start()
     try:
         with pytest.raises(Fenced):
