@@ -38,11 +38,13 @@ class Store:
         for row, fill in enumerate(self.fills):
             self.rows[row] = fill
         self.ring: Float[Tensor, "slots_depth C"] = self.rows[self.ring_at :]
+        bytes_of_row = self.channels * self.rows.itemsize
+        self._wide = next((dtype for dtype in WIDE if bytes_of_row % dtype.itemsize == 0), self.rows.dtype)
+        self._wide_ring = self.ring.view(self._wide)
 
     def put(self, places: Int64[Tensor, "M"], rows: Float[Tensor, "M C"]) -> None:
         """Copies rows into the rings, as few and as wide numbers as fit: torch moves them one by one."""
-        wide = next((dtype for dtype in WIDE if self.channels * self.rows.itemsize % dtype.itemsize == 0), self.rows.dtype)
-        self.ring.view(wide).index_copy_(0, places, rows.view(wide))
+        self._wide_ring.index_copy_(0, places, rows.view(self._wide))
 
     def reserve(self, count: int) -> None:
         """Makes room for `count` new rows; addresses taken before are void then."""

@@ -71,20 +71,21 @@ class Dense:
         if not follows:
             torch.index_select(source, 0, found.view(-1), out=frames.view(-1, value.channels))
             return frames
-        frames[:, :old] = source.index_select(0, found.view(-1)).view(streams, old, -1)
-        frames[:, old:] = self.reading.packed(rows).view(streams, -1, value.channels)
-        return frames
+        parts = [source.index_select(0, found.view(-1)), self.reading.packed(rows)]
+        return torch.cat([part.view(streams, -1, value.channels) for part in parts], 1, out=frames)
 
     def _addresses(self, out: Span, at: _Beginnings, store: Store | None, count: int) -> Int[Tensor, "B count"]:
         """Where the first `count` elements of every stretch lie."""
         first = self.reading.offsets[0]
         ahead = torch.arange(first, first + count, dtype=WORD, device=at.ahead.device) + at.ahead
-        found = ahead + (at.packed if store is None else at.packed + store.stage_at)
         if store is None:
-            return found
-        if store.depth and at.least + first < 0:
-            in_ring = ((ahead + at.phase) & (store.depth - 1)) + (at.slot * store.depth + store.ring_at)
-            found = in_ring if at.most + first + count <= 0 else torch.where(ahead < 0, in_ring, found)
+            return ahead + at.packed
+        some_old, all_old = at.least + first < 0, at.most + first + count <= 0
+        if store.depth and some_old:
+            found = (ahead + at.phase).bitwise_and_(store.depth - 1).add_(at.slot * store.depth).add_(store.ring_at)
+        if not store.depth or not all_old:
+            new = ahead + (at.packed + store.stage_at)
+            found = torch.where(ahead < 0, found, new) if store.depth and some_old else new
         if self.reading.padded and out.earliest * self.reading.window.stride + first < self.reading.view.low:
             found.masked_fill_(ahead + at.phase < self.reading.view.low, store.fills.index(self.reading.fill))
         return found

@@ -111,10 +111,10 @@ def _retire(store: Store, turn: Turn, span: Span) -> None:
     """Moves a value's new rows from the staging area into its ring; of a chunk longer than the ring, the last ones."""
     if not span.rows:
         return
-    kept = span.last(store.depth)
     fresh = store.stage(span.rows)
-    if kept is not span and span.each is not None:
-        fresh = fresh.view(-1, span.each, store.channels)[:, span.each - store.depth :].reshape(-1, store.channels)
-    elif kept is not span:
-        fresh = fresh.index_select(0, kept.within(span))
-    store.put(kept.ring_rows(turn.slots, store.depth), fresh)
+    if span.each is not None and span.each > store.depth:
+        last = fresh.view(-1, span.each, store.channels)[:, span.each - store.depth :]
+        store.put(span.last_ring_rows(turn.slots, store.depth), last.reshape(-1, store.channels))
+    else:
+        kept = span.last(store.depth)
+        store.put(kept.ring_rows(turn.slots, store.depth), fresh if kept is span else fresh.index_select(0, kept.within(span)))

@@ -10,7 +10,7 @@ from torch import nn
 
 from service.bench.engine.networks import network
 from service.streaming import Program, Ragged, convert
-from service.streaming.dense import Dense
+from service.streaming.dense import AGAIN, Dense
 from service.streaming.operators.convolution import Convolution
 from service.streaming.verify import TOLERANCE
 from tests.streaming.operators import Case, conv1d, weighted
@@ -75,7 +75,7 @@ def test_exact_never_takes_it() -> None:
 def test_streams_of_any_age_and_phase_are_convolved_together(stride: int) -> None:
     module = nn.Conv1d(3, 4, 5, stride=stride, padding=4, dilation=3)
     program = convert(module, 3, numerics="fast")
-    for ages in ([0, 0], [0, 1], [1, 6], [2, 40]):
+    for ages in (*AGAIN * [[0, 0]], [0, 1], [1, 6], [2, 40]):
         state, slots = program.new_state(3), torch.tensor([2, 1])
         for store in state.stores.values():
             store.rows[store.stage_at :] = float("nan")
