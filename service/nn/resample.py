@@ -13,9 +13,8 @@ from torch import Tensor
 from service.nn.overtime import OverTime
 from service.streaming.numerics import Gemm, Numerics
 from service.streaming.operator import Flags, Window, Windowed, Windows
-from service.streaming.operators.transposed import Interleave
 from service.streaming.symbol import Symbol
-from service.streaming.timeline import Count, Frames
+from service.streaming.timeline import Frames
 from service.streaming.tracing import Trace
 
 KAISER_BETA = 14.769656459379492
@@ -32,7 +31,7 @@ class Resample(OverTime):
     Raises ValueError for rates that are not positive, or a filter that does not exist.
     """
 
-    kernel: Tensor
+    filters: Tensor
 
     def __init__(
         self,
@@ -53,15 +52,21 @@ class Resample(OverTime):
             raise ValueError(f"window is {window!r}; it is 'hann' or 'kaiser'")
         common = gcd(int(original), int(new))
         self.original, self.new = int(original) // common, int(new) // common
-        self.width, kernel = _kernel(self.original, self.new, lowpass_filter_width, rolloff, window, beta)
-        self.register_buffer("kernel", torch.from_numpy(kernel).float(), persistent=False)
+        filters = _filters(self.original, self.new, lowpass_filter_width, rolloff, window, beta)
+        self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
 
     def offline(self, x: Float[Tensor, "B C T"]) -> Float[Tensor, "B C T_out"]:
         if self.original == self.new:
             return x
         batch, channels, length = x.shape
-        padded = F.pad(x.reshape(batch * channels, 1, length), (self.width, self.width + self.original))
-        made = F.conv1d(padded, self.kernel.unsqueeze(1), stride=self.original)
+        before = self.filters.shape[1] // 2
+        padded = F.pad(x.reshape(batch * channels, 1, length), (before, before + self.original))
+        # All outputs of `original` frames at once: each filter at its own place in one long kernel.
+        kernel = self.filters.new_zeros(self.new, 1, self.original + 2 * before)
+        for phase, taps in enumerate(self.filters):
+            first = phase * self.original // self.new
+            kernel[phase, 0, first : first + len(taps)] = taps
+        made = F.conv1d(padded, kernel, stride=self.original)
         return made.transpose(1, 2).reshape(batch, channels, -1)[..., : -(-self.new * length // self.original)]
 
     def streamed(self, trace: Trace, symbol: Symbol) -> Symbol:
@@ -69,60 +74,62 @@ class Resample(OverTime):
             return symbol
         if not symbol.reads.may_read(0.0):
             symbol = symbol.reading(trace.graph.settled(symbol.reads, trace.where()))
-        blocks = trace.add(Blocks(self.kernel, self.width, self.original, symbol.channels, trace.numerics), [symbol])
-        made = trace.add(Interleave(self.new, symbol.channels), [blocks])
-        length = Count.derive(lambda t: -(-self.new * t // self.original), symbol.reads.timeline.total, stride=self.original)
-        return made.reading(made.reads.limited(length))
+        return trace.add(Resampling(self.filters, self.original, symbol.channels, trace.numerics), [symbol])
 
     def extra_repr(self) -> str:
         return f"original={self.original}, new={self.new}"
 
 
-class Blocks(Windowed):
-    """All `q` outputs of `p` input frames side by side: one product of every channel's window with the filters of all phases."""
+class Resampling(Windowed):
+    """Output `j` reads the frames around frame `j * original // new`, weighted by the filter of its phase `j % new`."""
 
     name = "resample"
 
-    def __init__(self, kernel: Float[Tensor, "q k"], width: int, original: int, channels: int, numerics: Numerics) -> None:
-        self.new = len(kernel)
+    def __init__(self, filters: Float[Tensor, "q k"], original: int, channels: int, numerics: Numerics) -> None:
         self.original = original
-        # The last phase ends before the window does.
-        taps = int(kernel.abs().sum(0).nonzero().max()) + 1
-        self.window = Window(original, tuple(range(-width, taps - width)))
-        self.right = max(0, self.window.offsets[-1] + 1)
-        self.channels = self.new * channels
-        self.kernel = kernel.detach().clone()
-        self.product = Gemm(kernel[:, :taps].t(), None, numerics)
+        self.new, taps = filters.shape
+        used = filters.abs().sum(0).nonzero().flatten()
+        first, last = (int(used[0]), int(used[-1])) if len(used) else (taps // 2, taps // 2)
+        self.window = Window(original, tuple(range(first - taps // 2, last + 1 - taps // 2)), per=self.new)
+        self.right = self.window.offsets[-1]
+        self.channels = channels
+        self.filters = filters.detach()[:, first : last + 1].contiguous()
+        self.product = Gemm(self.filters.t(), None, numerics) if self.new == 1 else None
 
     def length(self, total: Frames) -> Frames:
-        return total // self.original + 1
+        return -(-self.new * total // self.original)
 
     def legal(self, *totals: Frames) -> Flags:
         return totals[0] >= 1
 
-    def compute(self, windows: Windows, out: Float[Tensor, "M q*C"] | None) -> Float[Tensor, "M q*C"]:
+    def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
         rows, taps, channels = windows.values.shape
-        made = self.product(windows.values.transpose(1, 2).reshape(rows * channels, taps))
-        blocks = made.view(rows, channels, self.new).transpose(1, 2)
-        return blocks.reshape(rows, -1) if out is None else out.copy_(blocks.reshape(rows, -1))
+        if self.product is not None:
+            made = self.product(windows.values.transpose(1, 2).reshape(rows * channels, taps)).view(rows, channels)
+            return made if out is None else out.copy_(made)
+        # Product and sum apart, tap after tap: one operation for both rounds otherwise for some numbers of rows.
+        weights = self.filters.index_select(0, windows.span.index % self.new).unsqueeze(2)
+        result = torch.mul(windows.values[:, 0], weights[:, 0], out=out)
+        for tap in range(1, taps):
+            result.add_(windows.values[:, tap] * weights[:, tap])
+        return result
 
     def weights(self) -> tuple[Tensor, ...]:
-        return (self.kernel,)
+        return (self.filters,)
 
     def describe(self) -> str:
-        return f"resample({self.original}, {self.new}, {self.window.offsets[0]}, {self.window.offsets[-1]})"
+        return f"resample({self.window.stride}, {self.window.per}, {self.window.offsets[0]}, {self.window.offsets[-1]})"
 
 
-def _kernel(original: int, new: int, zeros: int, rolloff: float, window: str, beta: float) -> tuple[int, np.ndarray]:
-    """How many frames before a block its first filter begins, and the filters `[new, taps]` of all phases."""
+def _filters(original: int, new: int, zeros: int, rolloff: float, window: str, beta: float) -> np.ndarray:
+    """Per phase, the weights of the frames from `width` before to `width` after the last one at or before the output's time."""
     cutoff = min(original, new) * rolloff
     width = ceil(zeros * original / cutoff)
-    frames = np.arange(-width, width + original)
-    phases = np.arange(new)[:, None]
-    times = (frames / original - phases / new) * cutoff
+    late = np.arange(new) * original % new / new
+    times = (np.arange(-width, width + 1) - late[:, None]) / original * cutoff
     inside = np.abs(times) < zeros
     if window == "hann":
         shape = np.cos(np.pi * times / zeros / 2) ** 2
     else:
         shape = np.i0(beta * np.sqrt(np.clip(1 - (times / zeros) ** 2, 0, None))) / np.i0(beta)
-    return width, np.where(inside, np.sinc(times) * shape * cutoff / original, 0.0)
+    return np.where(inside, np.sinc(times) * shape * cutoff / original, 0.0)

@@ -47,6 +47,7 @@ class Group:
     def __init__(self, readings: Sequence[Reading]) -> None:
         self.readings = tuple(readings)
         self.stride = readings[0].window.stride
+        self.per = readings[0].window.per
         self.edge = readings[0].window.edge
         self.taps = [reading.taps for reading in readings]
         self.offsets = _column([offset for reading in readings for offset in reading.offsets])
@@ -55,7 +56,7 @@ class Group:
     def addresses(self, turn: Turn, out: Span, into: Span, stores: Mapping[int, Store]) -> list[Int[Tensor, "M*k"]]:
         """Per reading, the rows of its store, or of its packed input where that has no store, window after window."""
         read = [stores[reading.view.value.index] for reading in self.readings if reading.view.value.index in stores]
-        rows = _rows(turn, out, into, self.stride)
+        rows = _rows(turn, out, into, self.stride, self.per)
         ahead = rows.ahead + self.offsets
         if self.edge is not Edge.FILL:
             ahead = self._inside(turn, out, into, rows, ahead)
@@ -109,7 +110,7 @@ class Group:
             if not reading.padded:
                 continue
             fill = fills.index(reading.fill)
-            if out.earliest * self.stride + reading.offsets[0] < reading.view.low:
+            if out.earliest * self.stride // self.per + reading.offsets[0] < reading.view.low:
                 found[part].masked_fill_(ahead[part] + rows.phase < reading.view.low, fill)
             if turn.final is not None:
                 limit = _limit(turn, out, into, reading.view.high or reading.view.value.timeline.total)
@@ -120,8 +121,8 @@ def _column(numbers: Iterable[int]) -> Int[Tensor, "P 1"]:
     return torch.tensor(list(numbers), dtype=WORD).unsqueeze(1)
 
 
-def _rows(turn: Turn, out: Span, into: Span, stride: int) -> Rows:
-    key = (out, into, stride)
+def _rows(turn: Turn, out: Span, into: Span, stride: int, per: int) -> Rows:
+    key = (out, into, stride, per)
     rows: Rows | None = turn.shared.get(key)
     if rows is None:
         origin = (out.start - out.offset) * stride - into.start
@@ -130,7 +131,11 @@ def _rows(turn: Turn, out: Span, into: Span, stride: int) -> Rows:
             origin, packed, index, slot = per_stream.unsqueeze(2).expand(-1, -1, out.each).reshape(4, -1)
         else:
             origin, packed, index, slot = per_stream.index_select(1, out.owner)
-        ahead = torch.arange(0, out.rows * stride, stride, dtype=WORD, device=origin.device).add_(origin)
+        if per == 1:
+            ahead = torch.arange(0, out.rows * stride, stride, dtype=WORD, device=origin.device).add_(origin)
+        else:
+            read = torch.div(out.index * stride, per, rounding_mode="floor")
+            ahead = read.sub_(into.start.index_select(0, out.owner)).to(WORD)
         rows = turn.shared[key] = Rows(ahead, packed, index, slot)
     return rows
 

@@ -95,16 +95,17 @@ class Edge(Enum):
 
 @dataclass(frozen=True)
 class Window:
-    """Output element `j` reads input elements `j * stride + offset`; outside the input it reads `fill`, or what `edge` says."""
+    """Output element `j` reads input elements `j * stride // per + offset`; outside it reads `fill`, or what `edge` says."""
 
     stride: int
     offsets: tuple[int, ...]
     fill: float = 0.0
     edge: Edge = Edge.FILL
+    per: int = 1
 
     @property
     def is_same_index(self) -> bool:
-        return self.stride == 1 and self.offsets == (0,) and self.edge is Edge.FILL
+        return self.stride == self.per and self.offsets == (0,) and self.edge is Edge.FILL
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Windowed(Operator):
         return Timeline(ready, total)
 
     def _complete(self, available: Frames) -> Frames:
-        return np.maximum(0, (available - self.window.offsets[-1] - 1) // self.window.stride + 1)
+        return np.maximum(0, -(-(available - self.window.offsets[-1]) * self.window.per // self.window.stride))
 
     def length(self, total: Frames) -> Frames:
         return self._complete(total + self.right)
@@ -139,14 +140,19 @@ class Windowed(Operator):
         return (totals[0] >= 1) & (self.length(totals[0]) >= 1)
 
     def needs(self, first: Frames) -> Frames:
-        return first * self.window.stride + self.window.offsets[0]
+        return first * self.window.stride // self.window.per + self.window.offsets[0]
 
     def reads_until(self, last: Frames) -> Frames:
-        return last * self.window.stride + self.window.offsets[-1]
+        return last * self.window.stride // self.window.per + self.window.offsets[-1]
+
+    @property
+    def pattern(self) -> int:
+        return self.window.per
 
     @property
     def reach(self) -> int:
-        return self.window.stride + self.right + max(abs(self.window.offsets[0]), abs(self.window.offsets[-1])) + 1
+        least = self.window.stride + self.right + max(abs(self.window.offsets[0]), abs(self.window.offsets[-1])) + 1
+        return least * self.window.per
 
     @abstractmethod
     def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:

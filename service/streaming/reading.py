@@ -111,7 +111,7 @@ def readings_of(plan: Plan) -> list[tuple[Reading, ...]]:
             if reads_fresh_rows(node, reading.view) or window.edge is not Edge.FILL:
                 continue
             value = reading.view.value
-            alike = groups[node.output.timeline, value.timeline, window.stride, value.index in plan.depth]
+            alike = groups[node.output.timeline, value.timeline, window.stride, window.per, value.index in plan.depth]
             if sum(other.taps for other in alike[-1]) + reading.taps > MOST_TAPS:
                 alike.append([])
             alike[-1].append(reading)

@@ -53,7 +53,11 @@ def describe(plan: Plan) -> str:
         if isinstance(operator, Windowed):
             offsets = operator.window.offsets
             apart = offsets[1] - offsets[0] if len(offsets) > 1 else 1
-            name += f" window {len(offsets)}" + (f" dilation {apart}" if apart > 1 else "") + f" stride {operator.window.stride}"
+            name += (
+                f" window {len(offsets)}"
+                + (f" dilation {apart}" if apart > 1 else "")
+                + f" stride {Fraction(operator.window.stride, operator.window.per)}"
+            )
         ring = str(plan.depth.get(node.output.index, 0))
         reads = ", ".join(_reading(view) for view in node.inputs)
         rate = _rate(node.output)

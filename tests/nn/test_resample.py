@@ -95,3 +95,19 @@ def test_the_last_outputs_come_with_the_end() -> None:
 def test_a_filter_that_does_not_exist_is_refused(arguments: tuple[int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Resample(*arguments)
+
+
+@pytest.mark.parametrize(("original", "new"), RATES)
+def test_an_output_comes_with_the_last_frame_that_it_depends_on(original: int, new: int) -> None:
+    module = Resample(original, new, window="kaiser")
+    program = convert(module, 1)
+    samples = torch.randn(1, 1, 3 * original + 200)
+    outputs = module(samples)
+
+    for fed in range(20, 3 * original + 100, 7):
+        changed = samples.clone()
+        changed[..., fed:] = 1e3
+        same = (module(changed) - outputs).abs().flatten() < 1e-4
+        certain = int((~same).nonzero()[0])
+        # One frame later at most: the window's end is that of the phase which looks furthest.
+        assert certain - -(-new // original) <= program.ready(fed) <= certain
