@@ -119,7 +119,7 @@ class Attending(nn.Module):
     stride=st.integers(1, 2),
 )
 def test_a_mask_that_is_a_band_streams(name: str, band: int, batch_first: bool, lengths: list[int], seed: int, stride: int) -> None:
-    module = weighted(nn.Sequential(nn.Conv1d(3, 8, 3, stride, 1), Attending(MASKS[name], band, batch_first)), seed)
+    module = weighted(nn.Sequential(nn.Conv1d(3, 8, 3, stride, 1), nn.Tanh(), Attending(MASKS[name], band, batch_first)), seed)
     program = convert(module, 3, max_step=40)
 
     assert verify(program, module, lengths=lengths, seed=seed).bit_equal
