@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import numpy as np
 from jaxtyping import Float
@@ -105,6 +106,31 @@ class Select(Windowed):
     def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
         rows = windows.values.squeeze(1)
         return rows if out is None else out.copy_(rows)
+
+
+class Channels(Pointwise):
+    """The channels of a row in the order of factors, as strides read them: some of them, permuted, repeated."""
+
+    name = "channels"
+
+    def __init__(self, sizes: Sequence[int], strides: Sequence[int], offset: int) -> None:
+        self.channels = prod(sizes)
+        self.sizes = tuple(sizes)
+        self.strides = tuple(strides)
+        self.offset = offset
+
+    def compute(self, rows: Sequence[Float[Tensor, "M C_in"]], out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
+        (given,) = rows
+        row, step = given.stride()
+        strides = [row, *(stride * step for stride in self.strides)]
+        read = given.as_strided((len(given), *self.sizes), strides, given.storage_offset() + self.offset * step)
+        if out is None:
+            return read.reshape(len(given), self.channels).contiguous()
+        out.view(len(given), *self.sizes).copy_(read)
+        return out
+
+    def describe(self) -> str:
+        return f"channels({self.sizes}, {self.strides}, {self.offset})"
 
 
 def _earlier(a: Count | None, b: Count) -> Count:

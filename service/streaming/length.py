@@ -51,6 +51,12 @@ class Length:
             self.refuse("subtracted from another one where the difference varies")
         return int(apart[0])
 
+    def __mul__(self, other: object) -> Length:
+        factor = self._number(other)
+        return self._derived(lambda t: t * factor)
+
+    __rmul__ = __mul__
+
     def __floordiv__(self, other: object) -> Length:
         divisor = self._number(other)
         return self._derived(lambda t: t // divisor, stride=abs(divisor))
@@ -105,7 +111,7 @@ def _comparing(relation: Callable[[Any, Any], Any]) -> Callable[[Length, object]
 
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Length, f"__{_name}__", _comparing(getattr(operator, _name)))
-for _name in ("rsub", "mul", "rmul", "truediv", "rtruediv", "rfloordiv", "rmod", "pow", "neg"):
+for _name in ("rsub", "truediv", "rtruediv", "rfloordiv", "rmod", "pow", "neg"):
     setattr(Length, f"__{_name}__", _refusing("used in arithmetic"))
 for _name in ("int", "float", "bool", "index"):
     setattr(Length, f"__{_name}__", _refusing("used as a number"))

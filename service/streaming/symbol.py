@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
+from service.streaming.axes import Axes, Kind
 from service.streaming.graph import View
 from service.streaming.length import Length
 
@@ -38,12 +39,9 @@ class Layout(Enum):
     def time_dim(self) -> int:
         return self.value.index("T")
 
-    def permuted(self, order: Sequence[int]) -> Layout:
-        return Layout("".join(self.value[dim] for dim in order))
-
 
 class Symbol:
-    """Stands for a tensor of batch, channels and time, in any order, while a module is traced.
+    """Stands for a tensor of batch, time and channels while a module is traced; its `axes` say how it reads the rows of `stored`.
 
     The batch size is 1, as it is offline for one stream. `root` stands for the memory in which torch would keep the elements:
     crops, transposes and parts of channels share it.
@@ -56,34 +54,65 @@ class Symbol:
     requires_grad = False
     is_sparse = is_nested = is_quantized = is_complex = is_cuda = False
 
-    def __init__(self, trace: Trace, view: View, layout: Layout, root: object = None) -> None:
+    def __init__(self, trace: Trace, stored: View, axes: Axes, root: object = None) -> None:
         self.tracing = trace
-        self.root = view.value if root is None else root
-        self.reads = view
-        self.dims = layout
+        self.root = stored.value if root is None else root
+        self.stored = stored
+        self.axes = axes
         trace.symbols.add(self)
 
     @property
+    def reads(self) -> View:
+        """Rows that hold the factors in the order of the dimensions."""
+        return self.tracing.flattened(self.stored, self.axes)
+
+    @property
+    def dims(self) -> Layout:
+        """The order of batch, channels and time; refuses any other number of dimensions."""
+        letters = self.axes.letters
+        if len(letters) != 3 or len(set(letters)) != 3:
+            self.tracing.refuse(
+                f"{self.tracing.calling} of dimensions {self.axes}",
+                "It takes batch, one dimension of channels, and time: reshape to them before it, and back behind it.",
+            )
+        return Layout(letters)
+
+    @property
     def channels(self) -> int:
-        return self.reads.channels
+        """How many numbers a frame has, over all its dimensions."""
+        return self.axes.channels
 
     @property
     def ndim(self) -> int:
-        return 3
+        return len(self.axes.each)
 
     def dim(self) -> int:
-        return 3
+        return self.ndim
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        sizes = {"B": 1, "C": self.channels, "T": Length(self.tracing, self.reads.timeline.total)}
-        return tuple(sizes[letter] for letter in self.dims.value)
+        length = Length(self.tracing, self.stored.timeline.total)
+        return tuple(length if axis.kind is Kind.TIME else axis.size for axis in self.axes.each)
 
     def size(self, dim: int | None = None) -> Any:
         return self.shape if dim is None else self.shape[dim]
 
     def reading(self, view: View) -> Symbol:
-        return Symbol(self.tracing, view, self.dims, self.root)
+        """The same dimensions, of rows like those that it reads."""
+        return Symbol(self.tracing, view, self.axes.flat(), self.root)
+
+    def storing(self, view: View) -> Symbol:
+        """The same dimensions, of rows like those that are stored."""
+        return Symbol(self.tracing, view, self.axes, self.root)
+
+    @property
+    def in_any_order(self) -> Symbol:
+        """The same, over stored rows of which every channel is read."""
+        return self if self.axes.is_permutation(self.stored.channels) else self.reading(self.reads)
+
+    def seen_as(self, axes: Axes) -> Symbol:
+        """Other dimensions, of the same rows."""
+        return Symbol(self.tracing, self.stored, axes, self.root)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:

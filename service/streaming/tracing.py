@@ -1,6 +1,6 @@
 """Tracing: an unmodified module runs once on a symbol, and every torch function it calls is lowered to a node of the graph.
 
-The symbol knows its channels and its layout, its batch size and length are symbols too; constants are computed by torch as always.
+The symbol knows its dimensions and how they read the rows, its length is a symbol too; constants are computed by torch as always.
 What has no lowering is refused where it happens, so the error names the user's own source line.
 """
 
@@ -21,11 +21,12 @@ import torch
 from torch import nn
 
 from service.errors import NotStreamable
+from service.streaming.axes import Axes
 from service.streaming.copying import eval_copy
 from service.streaming.factories import symbolic_factories
 from service.streaming.fingerprint import network
-from service.streaming.graph import Graph, View
-from service.streaming.lowering import DEFAULT_REMEDY, function_lowering, module_lowering, remedy
+from service.streaming.graph import Channels, Graph, View
+from service.streaming.lowering import DEFAULT_REMEDY, Lowering, function_lowering, module_lowering, remedy
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Operator
 from service.streaming.symbol import Layout, Symbol
@@ -47,6 +48,9 @@ class Trace:
         self._module = eval_copy(module)
         self._path: list[tuple[str, nn.Module]] = []
         self.symbols: WeakSet[Symbol] = WeakSet()
+        self.calling = "the module"
+        """The function or module that is being lowered."""
+        self._flattened: dict[tuple[View, Axes], View] = {}
 
     @torch.no_grad()
     def run(self) -> Graph:
@@ -65,7 +69,7 @@ class Trace:
         chance = torch.get_rng_state()
         try:
             with symbolic_factories(self):
-                result = self._module(Symbol(self, View.whole(self.graph.input), self.layout))
+                result = self._module(Symbol(self, View.whole(self.graph.input), Axes.of(self.layout.value, self.channels)))
         except NotStreamable:
             raise
         except Exception as error:
@@ -78,8 +82,9 @@ class Trace:
             (result,) = result
         if not isinstance(result, Symbol):
             self.refuse(f"an output of type {type(result).__name__}", "Return one tensor [B, C, T], computed from the input.")
-        if result.dims is not self.layout:
-            self.refuse("an output in another layout than the input", f"Transpose it back to {self.layout.value}.")
+        if result.axes.letters != self.layout.value:
+            given, wanted = result.axes, ", ".join(self.layout.value)
+            self.refuse(f"an output {given}, in another layout than the input", f"Reshape or transpose it back to [{wanted}].")
         for name, buffer in self._module.named_buffers():
             if name not in before or not torch.equal(buffer, before[name]):
                 self.refuse(f"buffer {name!r}, which forward changes,", INPUT_ALONE)
@@ -91,7 +96,7 @@ class Trace:
     def _follow(self, name: str, child: nn.Module) -> None:
         lowering = module_lowering(child)
         if lowering is not None:
-            child.forward = lambda *args, **kwargs: lowering(self, child, *args, **kwargs)
+            child.forward = lambda *args, **kwargs: self._lowered(type(child).__name__, lowering, child, *args, **kwargs)
 
         def enter(*_: object) -> None:
             self._path.append((name, child))
@@ -110,12 +115,19 @@ class Trace:
         if lowering is None:
             self.refuse(name, remedy(name))
         try:
-            result = lowering(self, *args, **kwargs)
+            result = self._lowered(name, lowering, *args, **kwargs)
         except TypeError as error:
             raise NotStreamable(
                 f"{self.where()}: {name} with these arguments cannot be streamed ({error}). {DEFAULT_REMEDY}"
             ) from error
         return self._overwrite(args[0], result) if in_place else result
+
+    def _lowered(self, name: str, lowering: Lowering, *args: Any, **kwargs: Any) -> Any:
+        before, self.calling = self.calling, name
+        try:
+            return lowering(self, *args, **kwargs)
+        finally:
+            self.calling = before
 
     def _overwrite(self, target: Symbol, result: Symbol) -> Symbol:
         others = [symbol for symbol in self.symbols if symbol is not target and symbol.root is target.root]
@@ -124,17 +136,49 @@ class Trace:
                 "an in-place change of a tensor that is visible through another view",
                 "Use the operation that returns a new tensor.",
             )
-        target.reads, target.dims, target.root = result.reads, result.dims, result.root
+        target.stored, target.axes, target.root = result.stored, result.axes, result.root
         return target
 
-    def add(self, operator: Operator, inputs: Sequence[Symbol], shares_memory: bool = False) -> Symbol:
-        """A new node; the result has the layout of the first input, and where torch would make a view of it, its memory."""
+    def add(self, operator: Operator, inputs: Sequence[Symbol], shares_memory: bool = False, axes: Axes | None = None) -> Symbol:
+        """A new node that reads rows in the order of their dimensions.
+
+        The result has the given dimensions, else those of the first input, with the operator's number of channels if there is one
+        dimension of them; and where torch would make a view of it, its memory.
+        """
+        first = inputs[0]
+        if axes is None:
+            same = operator.channels == first.channels
+            axes = first.axes.flat() if same else Axes.of(first.dims.value, operator.channels)
         view = self.graph.add(operator, [symbol.reads for symbol in inputs], self.where())
-        return Symbol(self, view, inputs[0].dims, inputs[0].root if shares_memory else None)
+        return Symbol(self, view, axes, first.root if shares_memory else None)
+
+    def add_each(self, operator: Operator, *inputs: Symbol, axes: Axes | None = None) -> Symbol:
+        """A new node that does the same at every channel, so that rows of equal dimensions are read as they are stored."""
+        whole = inputs if axes is not None else [symbol.in_any_order for symbol in inputs]
+        view = self.graph.add(operator, [symbol.stored for symbol in whole], self.where())
+        return Symbol(self, view, whole[0].axes if axes is None else axes)
+
+    def flattened(self, stored: View, axes: Axes) -> View:
+        """Rows that hold the factors of `axes` in their order."""
+        if axes.is_flat(stored.channels):
+            return stored
+        key = (stored, axes)
+        if key not in self._flattened:
+            self._flattened[key] = self.graph.add(Channels(axes.sizes, axes.strides, axes.offset), [stored], self.where())
+        return self._flattened[key]
 
     def refuse(self, what: str, remedy: str) -> NoReturn:
         """Raises NotStreamable for `what`, at the line that is being traced."""
         raise NotStreamable(f"{self.where()}: {what} cannot be streamed exactly. {remedy}")
+
+    def refuse_channels(self, symbol: Symbol, given: int, taken: int) -> NoReturn:
+        """Raises NotStreamable because `symbol` has `given` channels where what reads it takes `taken`."""
+        if symbol.stored.value is self.graph.input and given == self.channels:
+            raise NotStreamable(
+                f"{self.where()}: the network's first layer, {self.calling}, takes {taken} channels; the input has {given}. "
+                f"Convert the network for {taken} channels, and feed it as many."
+            )
+        self.refuse(f"{self.calling} of {given} channels, which takes {taken},", "The module itself would raise here.")
 
     def passing_answer(self) -> bool | None:
         """What a condition must be for the statement that is being traced not to raise; None when it does more than raise."""

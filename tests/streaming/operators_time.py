@@ -98,6 +98,8 @@ def differences(draw: Any) -> Case:
         lambda x: torch.diff(x, n),
         lambda x: x.diff(prepend=torch.zeros(1, channels, 1), dim=-1),
         lambda x: torch.diff(x.transpose(1, 2), dim=1).transpose(1, 2),
+        lambda x: torch.diff(x, dim=1, prepend=x[:, :1]),
+        lambda x: torch.cumsum(x.unflatten(1, (channels, 1)).transpose(1, 2), -1).flatten(1, 2),
         lambda x: F.conv1d(x, FIR.expand(channels, 1, -1), padding=2, groups=channels),
     ]
     after = draw(st.sampled_from([nn.Identity(), nn.ReLU(), nn.Conv1d(channels, 2, 3, padding=1)]))

@@ -69,7 +69,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "cumulative product over channels": (lambda x: x.cumprod(1), "cumprod over channels"),
     "where a maximum was": (lambda x: x * x.cummax(-1).indices.float(), "indices of cummax"),
     "sum in float64": (lambda x: x.cumsum(-1, dtype=torch.float64), "cumsum to torch.float64"),
-    "difference of channels": (lambda x: x.diff(dim=1), "diff over channels"),
+    "difference over the batch": (lambda x: x.diff(dim=0), "a slice of the batch"),
 }
 
 

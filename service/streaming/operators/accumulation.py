@@ -11,6 +11,7 @@ from torch import Tensor
 
 from service.streaming.lowering import lowers
 from service.streaming.operator import Recurrence
+from service.streaming.operators.dimensions import place_of
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 from service.streaming.turn import Span
@@ -82,11 +83,11 @@ class Indices:
 def _lower_accumulation(name: str) -> None:
     @lowers(name)
     def lowering(trace: Trace, symbol: Symbol, dim: int, *, dtype: torch.dtype | None = None) -> Any:
-        if dim % 3 != symbol.dims.time_dim:
+        if place_of(trace, symbol, dim) != symbol.axes.time_dim:
             trace.refuse(f"{name} over channels or batch", "Take it over time.")
         if dtype not in (None, torch.float32):
             trace.refuse(f"{name} to {dtype}", "Programs run in float32.")
-        made = trace.add(Accumulation(name, symbol.channels), [symbol])
+        made = trace.add_each(Accumulation(name, symbol.channels), symbol)
         return Extremes(made, Indices(trace, name)) if name in ("cummax", "cummin") else made
 
 
@@ -96,13 +97,12 @@ for _name in FUNCTIONS:
 
 @lowers("diff")
 def diff(trace: Trace, symbol: Symbol, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Symbol:
-    if dim % 3 != symbol.dims.time_dim:
-        trace.refuse("diff over channels or batch", "Take it over time.")
+    place = place_of(trace, symbol, dim)
     edges = [part for part in (prepend, symbol, append) if part is not None]
-    made: Any = symbol if len(edges) == 1 else trace.call("cat", (edges, dim), {})
+    made: Any = symbol if len(edges) == 1 else trace.call("cat", (edges, place), {})
     for _ in range(n):
-        later, earlier = [slice(None)] * 3, [slice(None)] * 3
-        later[dim], earlier[dim] = slice(1, None), slice(None, -1)
+        later, earlier = [slice(None)] * symbol.ndim, [slice(None)] * symbol.ndim
+        later[place], earlier[place] = slice(1, None), slice(None, -1)
         made = made[tuple(later)] - made[tuple(earlier)]
     result: Symbol = made
     return result

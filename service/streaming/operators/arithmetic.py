@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from service.streaming.axes import Axes, Kind, factor
 from service.streaming.lowering import lowers
 from service.streaming.operator import Pointwise
+from service.streaming.operators.dimensions import broadcast, outermost, place_of
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
@@ -66,35 +68,18 @@ class Concatenation(Pointwise):
         return torch.cat(list(rows), 1) if out is None else torch.cat(list(rows), 1, out=out)
 
 
-class Channels(Pointwise):
-    """Some of the channels."""
-
-    name = "channels"
-
-    def __init__(self, kept: slice, of: int) -> None:
-        self.kept = kept
-        self.channels = len(range(*kept.indices(of)))
-
-    def compute(self, rows: Sequence[Rows], out: Rows | None) -> Rows:
-        part = rows[0][:, self.kept]
-        return part.contiguous() if out is None else out.copy_(part)
-
-    def describe(self) -> str:
-        return f"channels({self.kept})"
-
-
 def _lower_binary(name: str, function: Callable[..., Tensor], *aliases: str) -> None:
     def combine(trace: Trace, a: Any, b: Any, reflected: bool) -> Symbol:
         if reflected:
             a, b = b, a
         if isinstance(a, Symbol) and isinstance(b, Symbol):
-            channels = joined_channels(trace, name, a, b)
-            check_rates(trace, name, [a, b])
-            return trace.add(Join(name, channels, function), [a, b])
+            return join(trace, name, function, a, b)
         symbol, constant = (a, b) if isinstance(a, Symbol) else (b, a)
-        value = per_channel(trace, symbol, constant)
-        channels = max(symbol.channels, value.numel()) if isinstance(value, Tensor) else symbol.channels
-        return trace.add(WithConstant(name, channels, function, value, symbol is b), [symbol])
+        symbol, value, axes = with_constant(trace, symbol, constant)
+        operator = WithConstant(name, axes.channels, function, value, reflected=constant is a)
+        if axes == symbol.axes and axes.is_permutation(symbol.stored.channels):
+            return trace.add_each(operator, symbol)
+        return trace.add(operator, [symbol], axes=axes.flat())
 
     @lowers(name, *aliases)
     def lowering(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Symbol:
@@ -115,15 +100,20 @@ _lower_binary("maximum", torch.maximum)
 _lower_binary("minimum", torch.minimum)
 
 
-def joined_channels(trace: Trace, name: str, a: Symbol, b: Symbol) -> int:
-    if a.dims is not b.dims or (a.channels != b.channels and 1 not in (a.channels, b.channels)):
-        trace.refuse(f"{name} of {a.channels} and {b.channels} channels in {a.dims.value} and {b.dims.value}", "Make them alike.")
-    return max(a.channels, b.channels)
+def join(trace: Trace, name: str, function: Callable[..., Tensor], a: Symbol, b: Symbol) -> Symbol:
+    """Two values of shapes that torch would broadcast, combined element by element."""
+    check_rates(trace, name, [a, b])
+    whole, other = broadcast(trace, name, [a, b])
+    if whole.axes == other.axes and whole.stored.channels == other.stored.channels:
+        return trace.add_each(Join(name, whole.channels, function), whole, other)
+    # Where one has a single channel, its rows are broadcast as they are.
+    pair = [given if given.channels == 1 else spread for given, spread in ((a, whole), (b, other))]
+    return trace.add(Join(name, whole.channels, function), pair, axes=whole.axes.flat())
 
 
 def check_rates(trace: Trace, name: str, symbols: Sequence[Symbol]) -> None:
     """Joined values advance alike, and agree in length for some streams at least."""
-    totals = [symbol.reads.timeline.total for symbol in symbols]
+    totals = [symbol.stored.timeline.total for symbol in symbols]
     first = totals[0]
     for other in totals[1:]:
         if first.gain * other.period != other.gain * first.period:
@@ -133,34 +123,57 @@ def check_rates(trace: Trace, name: str, symbols: Sequence[Symbol]) -> None:
             trace.refuse(f"{name} of values whose lengths never agree", "The module itself raises here; crop or pad one of them.")
 
 
-def per_channel(trace: Trace, symbol: Symbol, constant: Any) -> Constant:
-    """A constant as torch would broadcast it against the symbol: a number, or one per channel."""
+def with_constant(trace: Trace, symbol: Symbol, constant: Any) -> tuple[Symbol, Constant, Axes]:
+    """The symbol, a constant as torch would broadcast it against the rows that the symbol stands for, and the result's dimensions.
+
+    Where these differ from the symbol's, rows are in the order of the dimensions, else as they are stored.
+    """
     if isinstance(constant, int | float):
-        return float(constant)
-    if not isinstance(constant, Tensor) or (constant.dtype != symbol.dtype and constant.ndim):
+        return symbol, float(constant), symbol.axes
+    if not isinstance(constant, Tensor) or (constant.dtype.is_floating_point and constant.dtype != symbol.dtype and constant.ndim):
         trace.refuse(f"arithmetic with a {getattr(constant, 'dtype', type(constant).__name__)}", "Use numbers or float32 tensors.")
+    if constant.ndim > symbol.ndim:
+        trace.refuse(f"arithmetic of {symbol.axes} with a constant {list(constant.shape)}", "Give both as many dimensions.")
     if constant.numel() == 1:
-        return float(constant)
-    shape = [1] * (3 - constant.ndim) + list(constant.shape)
-    channel = symbol.dims.channel_dim
-    others = [size for dim, size in enumerate(shape) if dim != channel]
-    if len(shape) != 3 or any(size != 1 for size in others) or (symbol.channels not in (1, shape[channel])):
-        trace.refuse(f"arithmetic with a constant {list(constant.shape)}", "A constant may vary over channels only, [C, 1].")
-    return constant.detach().reshape(-1).clone()
+        return symbol, float(constant), symbol.axes
+    shape = [1] * (symbol.ndim - constant.ndim) + list(constant.shape)
+    each = []
+    for axis, size in zip(symbol.axes.each, shape, strict=True):
+        if size not in (1, axis.size) and (axis.size != 1 or axis.kind is not Kind.FACTOR):
+            trace.refuse(
+                f"arithmetic of {symbol.axes} with a constant {list(constant.shape)}",
+                "A constant may vary over channels only, such as [C, 1].",
+            )
+        each.append(factor(size, 0) if axis.size < size else axis)
+    axes = Axes(tuple(each), symbol.axes.offset)
+    factors = [size for axis, size in zip(axes.each, shape, strict=True) if axis.kind is Kind.FACTOR]
+    values = constant.detach().to(symbol.dtype).reshape(factors).expand(axes.sizes).reshape(-1).clone()
+    if axes != symbol.axes:
+        return symbol if symbol.channels == 1 else symbol.seen_as(axes), values, axes
+    if not axes.is_permutation(symbol.stored.channels):
+        return symbol, values, axes
+    places = torch.arange(axes.channels).as_strided(axes.sizes, axes.strides).reshape(-1)
+    return symbol, torch.empty_like(values).index_copy_(0, places, values), axes
 
 
 @lowers("cat", "concat", "concatenate")
 def cat(trace: Trace, tensors: Sequence[Any], dim: int = 0) -> Symbol:
     symbols = [tensor for tensor in tensors if isinstance(tensor, Symbol)]
     first = symbols[0]
-    if dim % 3 == first.dims.time_dim and len(symbols) == 1:
+    dim = place_of(trace, first, dim)
+    if dim == first.axes.time_dim and len(symbols) == 1:
         return _padded_by_constants(trace, tensors, first)
-    if len(symbols) != len(tensors) or len({symbol.dims for symbol in symbols}) != 1:
+    if len(symbols) != len(tensors) or len({symbol.axes.letters for symbol in symbols}) != 1:
         trace.refuse("cat with constants or of mixed layouts", "Concatenate values of one layout; pad with F.pad.")
-    if dim % 3 != first.dims.channel_dim:
+    if first.axes.each[dim].kind is not Kind.FACTOR:
         trace.refuse("cat over time or batch", "Concatenate channels; to pad, use F.pad.")
+    if len({symbol.axes.without(dim).sizes for symbol in symbols}) != 1:
+        trace.refuse(f"cat of {' and '.join(str(symbol.axes) for symbol in symbols)}", "The module itself would raise here.")
     check_rates(trace, "cat", symbols)
-    return trace.add(Concatenation(sum(symbol.channels for symbol in symbols)), symbols)
+    whole = [outermost(trace, symbol, dim) for symbol in symbols]
+    width = sum(symbol.axes.each[dim].size for symbol in symbols)
+    axes = whole[0].axes.replaced(dim, factor(width, first.channels // first.axes.each[dim].size))
+    return trace.add_each(Concatenation(axes.channels), *whole, axes=axes)
 
 
 def _padded_by_constants(trace: Trace, tensors: Sequence[Any], symbol: Symbol) -> Symbol:
@@ -168,47 +181,58 @@ def _padded_by_constants(trace: Trace, tensors: Sequence[Any], symbol: Symbol) -
     place = next(place for place, tensor in enumerate(tensors) if tensor is symbol)
     constants = [tensor for tensor in tensors if tensor is not symbol and tensor.numel()]
     values = torch.unique(torch.cat([constant.flatten() for constant in constants])) if constants else torch.zeros(1)
-    shape = [1, symbol.channels, symbol.channels]
+    time = symbol.axes.time_dim
+    shape = [axis.size for axis in symbol.axes.each]
     for constant in constants:
-        shape[symbol.dims.time_dim] = constant.shape[symbol.dims.time_dim] if constant.ndim == 3 else 0
+        shape[time] = constant.shape[time] if constant.ndim == symbol.ndim else 0
         if list(constant.shape) != shape or constant.dtype != symbol.dtype or len(values) != 1:
             trace.refuse("cat over time with other constants than one repeated number", "Pad with F.pad.")
-    sides = [sum(tensor.shape[symbol.dims.time_dim] for tensor in part) for part in (tensors[:place], tensors[place + 1 :])]
-    padding = [0] * 6
-    padding[2 * (2 - symbol.dims.time_dim) : 2 * (2 - symbol.dims.time_dim) + 2] = sides
+    sides = [sum(tensor.shape[time] for tensor in part) for part in (tensors[:place], tensors[place + 1 :])]
+    padding = [0, 0] * (symbol.ndim - 1 - time) + sides
     padded: Symbol = trace.call("pad", (symbol, padding), {"value": float(values[0])})
     return padded
 
 
-def part(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
-    """Some channels of a value."""
-    return trace.add(Channels(kept, symbol.channels), [symbol], shares_memory=True)
+def part(trace: Trace, symbol: Symbol, kept: slice, dim: int | None = None) -> Symbol:
+    """Some channels of a value, or of one dimension of them."""
+    dim = symbol.dims.channel_dim if dim is None else dim
+    axis = symbol.axes.each[dim]
+    if axis.kind is not Kind.FACTOR:
+        trace.refuse(f"{trace.calling} over time or batch", "Split channels.")
+    chosen = range(*kept.indices(axis.size))
+    if not chosen:
+        trace.refuse(f"{trace.calling} of no channels", "Keep one at least.")
+    return symbol.seen_as(symbol.axes.replaced(dim, factor(len(chosen), axis.stride * chosen.step), chosen.start * axis.stride))
 
 
 @lowers("split", "split_with_sizes")
 def split(trace: Trace, symbol: Symbol, sizes: int | Sequence[int], dim: int = 0) -> tuple[Symbol, ...]:
-    return parts(trace, symbol, sizes, dim)
+    return parts(trace, symbol, sizes, place_of(trace, symbol, dim))
 
 
 @lowers("chunk")
 def chunk(trace: Trace, symbol: Symbol, chunks: int, dim: int = 0) -> tuple[Symbol, ...]:
-    return parts(trace, symbol, -(-symbol.channels // chunks), dim)
+    dim = place_of(trace, symbol, dim)
+    return parts(trace, symbol, -(-symbol.axes.each[dim].size // chunks), dim)
 
 
 def parts(trace: Trace, symbol: Symbol, sizes: int | Sequence[int], dim: int) -> tuple[Symbol, ...]:
     """A value cut into pieces of `sizes` channels."""
-    if dim % 3 != symbol.dims.channel_dim:
+    axis = symbol.axes.each[dim]
+    if axis.kind is not Kind.FACTOR:
         trace.refuse("split over time or batch", "Split channels.")
     if isinstance(sizes, int):
-        sizes = [min(sizes, symbol.channels - first) for first in range(0, symbol.channels, sizes)]
+        sizes = [min(sizes, axis.size - first) for first in range(0, axis.size, sizes)]
     ends = [sum(sizes[: place + 1]) for place in range(len(sizes))]
-    return tuple(part(trace, symbol, slice(end - size, end)) for size, end in zip(sizes, ends, strict=True))
+    return tuple(part(trace, symbol, slice(end - size, end), dim) for size, end in zip(sizes, ends, strict=True))
 
 
 @lowers("glu")
 def glu(trace: Trace, symbol: Symbol, dim: int = -1) -> Symbol:
-    if symbol.channels % 2:
-        trace.refuse(f"glu of {symbol.channels} channels", "The module itself would raise here.")
-    value, gate = parts(trace, symbol, symbol.channels // 2, dim)
+    dim = place_of(trace, symbol, dim)
+    size = symbol.axes.each[dim].size
+    if symbol.axes.each[dim].kind is Kind.FACTOR and size % 2:
+        trace.refuse(f"glu of {size} channels", "The module itself would raise here.")
+    value, gate = parts(trace, symbol, size // 2, dim)
     gated: Symbol = trace.call("mul", (value, trace.call("sigmoid", (gate,), {})), {})
     return gated

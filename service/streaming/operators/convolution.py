@@ -98,9 +98,7 @@ def conv1d(
     if not isinstance(symbol, Symbol) or isinstance(weight, Symbol) or symbol.dims is not Layout.BCT:
         trace.refuse("conv1d over another dimension than time, or with computed weights", "Give it [B, C, T] and constant weights.")
     if symbol.channels != weight.shape[1] * groups:
-        trace.refuse(
-            f"conv1d of {symbol.channels} channels with a weight {list(weight.shape)}", "The module itself would raise here."
-        )
+        trace.refuse_channels(symbol, symbol.channels, weight.shape[1] * groups)
     stride, dilation = one(stride), one(dilation)
     if isinstance(padding, str):
         both = dilation * (weight.shape[2] - 1) if padding == "same" else 0

@@ -1,4 +1,4 @@
-"""Upsampling by repetition."""
+"""Several elements of time from each: upsampling by repetition, blocks of channels laid out in time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from service.streaming.lowering import lowers
 from service.streaming.operator import Expansion
-from service.streaming.symbol import Layout, Symbol
+from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
 
@@ -33,6 +33,19 @@ class Repeat(Expansion):
         return f"repeat({self.factor})"
 
 
+class Interleave(Expansion):
+    """A block of `factor` elements side by side becomes `factor` elements one after the other."""
+
+    name = "interleave"
+
+    def __init__(self, factor: int, channels: int) -> None:
+        self.factor = factor
+        self.channels = channels
+
+    def compute(self, rows: Float[Tensor, "M factor*C"]) -> Float[Tensor, "M*factor C"]:
+        return rows.reshape(-1, self.channels)
+
+
 @lowers("interpolate", "upsample")
 def interpolate(
     trace: Trace,
@@ -49,7 +62,8 @@ def interpolate(
     factor = scale_factor[0] if isinstance(scale_factor, Sequence) else scale_factor
     if size is not None or factor is None or factor != int(factor) or factor < 1:
         trace.refuse(f"interpolation to size {size} or by {factor}", "Use a whole scale_factor.")
-    if symbol.dims is not Layout.BCT:
+    if symbol.ndim != 3 or symbol.axes.time_dim != 2:
         trace.refuse("interpolation of another dimension than time", "Give it [B, C, T].")
-    whole = symbol.reading(trace.graph.settled(symbol.reads, trace.where()))
-    return trace.add(Repeat(int(factor), symbol.channels), [whole])
+    symbol = symbol.in_any_order
+    whole = symbol.storing(trace.graph.settled(symbol.stored, trace.where()))
+    return trace.add_each(Repeat(int(factor), symbol.channels), whole)

@@ -118,7 +118,7 @@ def _lower_function(name: str, *aliases: str) -> None:
         def apply(x: Tensor) -> Tensor:
             return function(x, *args, **kwargs)
 
-        return trace.add(Elementwise(name, symbol.channels, apply, (args, tuple(sorted(kwargs.items())))), [symbol])
+        return trace.add_each(Elementwise(name, symbol.channels, apply, (args, tuple(sorted(kwargs.items())))), symbol)
 
 
 ALIASES = {"logsigmoid": ("log_sigmoid",)}
@@ -130,7 +130,7 @@ for _name in (*EXACT, *STABLE):
 
 @lowers("relu")
 def relu(trace: Trace, symbol: Symbol) -> Symbol:
-    return trace.add(Relu(symbol.channels), [symbol])
+    return trace.add_each(Relu(symbol.channels), symbol)
 
 
 @lowers("pow")
@@ -138,7 +138,7 @@ def power(trace: Trace, symbol: Symbol, exponent: float) -> Symbol:
     if not isinstance(symbol, Symbol) or exponent not in (2, 3):
         trace.refuse(f"pow with exponent {exponent}", "Write it as products, sqrt, exp or log.")
     function = torch.square if exponent == 2 else lambda x: x * x * x
-    return trace.add(Elementwise("pow", symbol.channels, function, exponent), [symbol])
+    return trace.add_each(Elementwise("pow", symbol.channels, function, exponent), symbol)
 
 
 @lowers("dropout", "dropout1d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
@@ -156,12 +156,12 @@ def same(trace: Trace, symbol: Symbol) -> Symbol:
 @lowers("contiguous")
 def contiguous(trace: Trace, symbol: Symbol) -> Symbol:
     """The same memory or a copy, which nobody knows here; a change in place is refused while both are in use."""
-    return symbol.reading(symbol.reads)
+    return symbol.storing(symbol.stored)
 
 
 @lowers("clone")
 def clone(trace: Trace, symbol: Symbol, *, memory_format: object = None) -> Symbol:
-    return Symbol(trace, symbol.reads, symbol.dims, root=object())
+    return Symbol(trace, symbol.stored, symbol.axes, root=object())
 
 
 @lowers("to", "type")

@@ -12,7 +12,7 @@ from torch import Tensor
 from service.streaming.lowering import lowers, refuses
 from service.streaming.operator import Window, Windowed, Windows
 from service.streaming.operators.convolution import one
-from service.streaming.symbol import Layout, Symbol
+from service.streaming.symbol import Symbol
 from service.streaming.timeline import Frames
 from service.streaming.tracing import Trace
 
@@ -112,11 +112,12 @@ def max_pool1d(
 
 
 def _add(trace: Trace, pool: Pool, symbol: Symbol) -> Symbol:
-    if symbol.dims is not Layout.BCT:
+    if symbol.ndim > 3 or symbol.axes.time_dim != symbol.ndim - 1:
         trace.refuse("a pool over another dimension than time", "Give it [B, C, T].")
-    if not symbol.reads.may_read(pool.window.fill):
-        symbol = symbol.reading(trace.graph.settled(symbol.reads, trace.where()))
-    return trace.add(pool, [symbol])
+    symbol = symbol.in_any_order
+    if not symbol.stored.may_read(pool.window.fill):
+        symbol = symbol.storing(trace.graph.settled(symbol.stored, trace.where()))
+    return trace.add_each(pool, symbol)
 
 
 GLOBAL = "It needs the whole stream before its first output; run it on windows outside penstock."

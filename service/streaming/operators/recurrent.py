@@ -155,9 +155,7 @@ def recurrent(trace: Trace, module: nn.RNNBase, input: Symbol, hx: Any = None) -
     if input.dims.value != expected:
         trace.refuse(f"{kind.__name__} over another dimension than time", f"Give it [{', '.join(expected)}].")
     if input.channels != module.input_size:
-        trace.refuse(
-            f"{kind.__name__} of {input.channels} channels", f"It takes {module.input_size}; the module itself would raise here."
-        )
+        trace.refuse_channels(input, input.channels, module.input_size)
     for layer in range(module.num_layers):
         input = trace.add(LAYERS[kind](module, layer, initial[layer], trace.numerics), [input])
     return input, LastState(trace)

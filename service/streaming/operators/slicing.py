@@ -1,14 +1,21 @@
-"""Crops, paddings and transposes: they move no data, their readers shift indices."""
+"""Slices and paddings: they move no data, their readers shift indices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from service.streaming.axes import Kind, factor
 from service.streaming.graph import Select
 from service.streaming.length import Length
 from service.streaming.lowering import lowers
+from service.streaming.operator import Pointwise
 from service.streaming.operators.arithmetic import part
+from service.streaming.operators.dimensions import factor_place, place_of
 from service.streaming.operators.padding import pad_with_edge
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
@@ -19,21 +26,84 @@ EVERYTHING = slice(None)
 @lowers("getitem")
 def getitem(trace: Trace, symbol: Symbol, key: Any) -> Symbol:
     keys = list(key) if isinstance(key, tuple) else [key]
-    if not all(item is Ellipsis or isinstance(item, slice) for item in keys) or len(keys) - (Ellipsis in keys) > 3:
-        trace.refuse(f"indexing with {key!r}", "Slices of channels and of time are what streams; keep all three dimensions.")
-    place = keys.index(Ellipsis) if Ellipsis in keys else len(keys)
-    rest = [item for item in keys if item is not Ellipsis]
-    keys = rest[:place] + [EVERYTHING] * (3 - len(rest)) + rest[place:]
-    if not _is_everything(keys[symbol.dims.batch_dim]):
+    named = [item for item in keys if item is not None and item is not Ellipsis]
+    room = symbol.ndim - len(named)
+    listed = [item for item in named if isinstance(item, list | Tensor)]
+    if room < 0 or not all(isinstance(item, slice | int | list | Tensor) for item in named) or len(listed) > 1:
+        trace.refuse(f"indexing with {key!r}", "Slices of channels and of time, and numbers of channels, are what streams.")
+    place = next((place for place, item in enumerate(keys) if item is Ellipsis), len(keys))
+    full = [*keys[:place], *[EVERYTHING] * room, *keys[place + 1 :]]
+    dim = 0
+    for item in full:
+        if item is None:
+            symbol = symbol.seen_as(symbol.axes.inserted(dim))
+        elif isinstance(item, slice):
+            symbol = _sliced(trace, symbol, dim, item)
+        elif isinstance(item, int):
+            symbol = select(trace, symbol, dim, item)
+            continue
+        else:
+            symbol = picked(trace, symbol, dim, item)
+        dim += 1
+    return symbol
+
+
+def _sliced(trace: Trace, symbol: Symbol, dim: int, kept: slice) -> Symbol:
+    if kept.start is None and kept.stop is None and kept.step in (None, 1):
+        return symbol
+    kind = symbol.axes.each[dim].kind
+    if kind is Kind.BATCH:
         trace.refuse("a slice of the batch", "Streams are batched freely; slice channels or time.")
-    channels, time = keys[symbol.dims.channel_dim], keys[symbol.dims.time_dim]
-    if not _is_everything(channels):
-        symbol = part(trace, symbol, channels)
-    return symbol if _is_everything(time) else crop(trace, symbol, time)
+    return crop(trace, symbol, kept) if kind is Kind.TIME else part(trace, symbol, kept, dim)
 
 
-def _is_everything(kept: slice) -> bool:
-    return kept.start is None and kept.stop is None and kept.step in (None, 1)
+@lowers("select")
+def select(trace: Trace, symbol: Symbol, dim: int, index: int) -> Symbol:
+    dim = place_of(trace, symbol, dim)
+    axis = symbol.axes.each[dim]
+    if axis.kind is not Kind.FACTOR:
+        trace.refuse(f"indexing time or batch with {index}", "It is one frame of all; slice with a fixed distance from the ends.")
+    if not -axis.size <= index < axis.size:
+        trace.refuse(f"indexing {axis.size} channels with {index}", "The module itself would raise here.")
+    return symbol.seen_as(symbol.axes.without(dim, offset=index % axis.size * axis.stride))
+
+
+@lowers("unbind")
+def unbind(trace: Trace, symbol: Symbol, dim: int = 0) -> tuple[Symbol, ...]:
+    place = factor_place(trace, symbol, dim)
+    return tuple(select(trace, symbol, place, index) for index in range(symbol.axes.each[place].size))
+
+
+@lowers("index_select")
+def picked(trace: Trace, symbol: Symbol, dim: int, index: Any) -> Symbol:
+    """Channels by a constant list of their numbers."""
+    place = factor_place(trace, symbol, dim)
+    size = symbol.axes.each[place].size
+    if isinstance(index, Symbol) or torch.as_tensor(index).ndim != 1:
+        trace.refuse("indexing with computed numbers, or with a table", "Index one dimension of channels by a constant list.")
+    numbers = torch.arange(size)[torch.as_tensor(index)]
+    axes = symbol.axes.flat()
+    places = torch.arange(symbol.channels).view(axes.sizes)
+    factors = [axis.kind for axis in axes.each[:place]].count(Kind.FACTOR)
+    kept = places.index_select(factors, numbers).reshape(-1)
+    made = axes.replaced(place, factor(len(numbers), 1)).flat()
+    return trace.add(Pick(kept), [symbol], axes=made)
+
+
+class Pick(Pointwise):
+    """Channels by their numbers."""
+
+    name = "pick"
+
+    def __init__(self, kept: Int64[Tensor, "C"]) -> None:
+        self.channels = len(kept)
+        self.kept = kept
+
+    def compute(self, rows: Sequence[Float[Tensor, "M C_in"]], out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
+        return torch.index_select(rows[0], 1, self.kept, out=out)
+
+    def weights(self) -> tuple[Tensor, ...]:
+        return (self.kept,)
 
 
 def crop(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
@@ -43,7 +113,7 @@ def crop(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
         trace.refuse(
             f"a slice of time that begins at {kept.start!r}", "Only a fixed number of elements can be cut off the beginning."
         )
-    view = symbol.reads
+    view = symbol.stored
     if isinstance(stop, Length):
         # A negative number would count from the end.
         trace.graph.require(lambda t: t >= 0, stop.count)
@@ -52,21 +122,26 @@ def crop(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
         trace.refuse(f"a slice of time that ends at {stop!r}", "Cut a fixed number of elements off the end, [..., :-b].")
     if first or isinstance(stop, int):
         view = view.cropped(first, -stop if isinstance(stop, int) else 0)
-    symbol = symbol.reading(view)
-    return symbol if step == 1 else trace.add(Select(view, step), [symbol], shares_memory=True)
+    symbol = symbol.storing(view)
+    if step == 1:
+        return symbol
+    whole = symbol.in_any_order
+    made = trace.graph.add(Select(whole.stored, step), [whole.stored], trace.where())
+    return whole.storing(made)
 
 
 @lowers("narrow")
 def narrow(trace: Trace, symbol: Symbol, dim: int, start: int, length: int) -> Symbol:
-    if dim % 3 != symbol.dims.channel_dim:
+    place = place_of(trace, symbol, dim)
+    if symbol.axes.each[place].kind is not Kind.FACTOR:
         trace.refuse("narrow over time or batch", "Slice time with [..., a:-b].")
-    return part(trace, symbol, slice(start, start + length))
+    return part(trace, symbol, slice(start, start + length), place)
 
 
 @lowers("pad")
 def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Symbol:
-    sides = list(pad) + [0] * (6 - len(pad))
-    time = 2 * (2 - symbol.dims.time_dim)
+    sides = list(pad) + [0] * (2 * symbol.ndim - len(pad))
+    time = 2 * (symbol.ndim - 1 - symbol.axes.time_dim)
     if not all(isinstance(side, int) for side in sides):
         trace.refuse("padding by an amount that depends on the length", "Pad by fixed amounts.")
     left, right = sides[time : time + 2]
@@ -79,7 +154,7 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
             f"{mode} padding", "It reads the other end of the stream; pad with zeros, or run it on windows outside penstock."
         )
     fill = float(value or 0.0)
-    view = symbol.reads
+    view = symbol.stored
     if left < 0 or right < 0:
         first, last = max(0, -left), max(0, -right)
         trace.graph.require(lambda t: t >= first + last, view.timeline.total, reach=first + last + 1)
@@ -89,22 +164,4 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
         if not view.may_read(fill):
             view = trace.graph.settled(view, trace.where())
         view = view.padded(left, right, fill)
-    return symbol.reading(view)
-
-
-@lowers("transpose", "swapaxes", "swapdims")
-def transpose(trace: Trace, symbol: Symbol, first: int, second: int) -> Symbol:
-    order = [0, 1, 2]
-    order[first], order[second] = order[second], order[first]
-    return Symbol(trace, symbol.reads, symbol.dims.permuted(order), symbol.root)
-
-
-@lowers("permute")
-def permute(trace: Trace, symbol: Symbol, *dims: Any) -> Symbol:
-    order = dims[0] if len(dims) == 1 else dims
-    return Symbol(trace, symbol.reads, symbol.dims.permuted(order), symbol.root)
-
-
-@lowers("mT")
-def matrix_transpose(trace: Trace, symbol: Symbol) -> Symbol:
-    return transpose(trace, symbol, 1, 2)
+    return symbol.storing(view)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from service.streaming.lowering import lowers
 from service.streaming.numerics import Gemm, Numerics
-from service.streaming.operator import Expansion, Flags, Window, Windowed, Windows
+from service.streaming.operator import Flags, Window, Windowed, Windows
 from service.streaming.operators.convolution import one
+from service.streaming.operators.expansion import Interleave
 from service.streaming.symbol import Layout, Symbol
 from service.streaming.timeline import Frames
 from service.streaming.tracing import Trace
@@ -105,19 +106,6 @@ class TransposedBlocks(Windowed):
         return f"conv_transpose1d(stride={self.stride}, window={self.window}, more={self.more}, groups={self.groups})"
 
 
-class Interleave(Expansion):
-    """A block of `factor` elements side by side becomes `factor` elements one after the other."""
-
-    name = "interleave"
-
-    def __init__(self, factor: int, channels: int) -> None:
-        self.factor = factor
-        self.channels = channels
-
-    def compute(self, rows: Float[Tensor, "M factor*C"]) -> Float[Tensor, "M*factor C"]:
-        return rows.reshape(-1, self.channels)
-
-
 @lowers("conv_transpose1d")
 def conv_transpose1d(
     trace: Trace,
@@ -131,10 +119,10 @@ def conv_transpose1d(
     dilation: int | Sequence[int] = 1,
 ) -> Symbol:
     stride, padding, output_padding, dilation = one(stride), one(padding), one(output_padding), one(dilation)
-    if symbol.dims is not Layout.BCT or symbol.channels != weight.shape[0]:
-        trace.refuse(
-            f"conv_transpose1d of {symbol.channels} channels in {symbol.dims.value}", f"Give it [B, {weight.shape[0]}, T]."
-        )
+    if symbol.dims is not Layout.BCT:
+        trace.refuse("conv_transpose1d over another dimension than time", f"Give it [B, {weight.shape[0]}, T].")
+    if symbol.channels != weight.shape[0]:
+        trace.refuse_channels(symbol, symbol.channels, weight.shape[0])
     if not symbol.reads.may_read(0.0):
         symbol = symbol.reading(trace.graph.settled(symbol.reads, trace.where()))
     # Without crops an input of length t gives stride * t + uncropped outputs.
