@@ -6,7 +6,6 @@ streaming itself.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import sys
@@ -20,6 +19,8 @@ from torch import Tensor, nn
 
 from service.config import Config, Layout, Model, Smooth
 from service.errors import ConfigurationError
+from service.model_file import pinned, read_module
+from service.nn import SlidingWindow
 from service.postprocess import Detect, Normalize
 from service.postprocess import Smooth as Smoothing
 from service.streaming import Program, convert
@@ -43,8 +44,11 @@ def build(config: Config) -> nn.Sequential:
     statistics = config.statistics()
     if statistics is not None:
         parts.append(Normalize(statistics.mean, statistics.std))
-    network = _network(config.model)
-    parts.append(TimeFirst(network) if config.model.layout is Layout.BTC else network)
+    model = config.model
+    network = _network(model) if model.file is None else read_module(model.file, model.sha256)
+    if model.size is not None:
+        network = SlidingWindow(network, model.size, model.hop or model.size, model.layout.value)
+    parts.append(TimeFirst(network) if model.layout is Layout.BTC else network)
     for part in config.postprocess:
         match part.step:
             case Smooth(alpha=alpha):
@@ -77,6 +81,7 @@ def device(config: Config) -> str:
 
 
 def _network(model: Model) -> nn.Module:
+    assert model.factory is not None
     module_name, _, name = model.factory.partition(":")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -104,10 +109,7 @@ def _network(model: Model) -> nn.Module:
 
 
 def _load(network: nn.Module, path: Path, sha256: str | None) -> None:
-    data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and found != sha256:
-        raise ConfigurationError(f"model.sha256: {path} has the SHA-256 {found}, not {sha256}")
+    data = pinned(path, sha256)
     try:
         tensors = load_tensors(data)
     except SafetensorError as error:

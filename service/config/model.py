@@ -149,28 +149,54 @@ class Input(Section):
         return self
 
 
-class Model(Section):
-    """The network: `factory(**arguments)` makes the module, `weights` is a safetensors file, `sha256` pins it."""
+class Mode(StrEnum):
+    """`stream`: the network itself, exactly; `window`: any module, on the last `size` frames, every `hop` frames."""
 
-    factory: ImportPath
+    STREAM = "stream"
+    WINDOW = "window"
+
+
+class Model(Section):
+    """The network: `factory(**arguments)` makes the module, `weights` is a safetensors file, `sha256` pins it.
+
+    With `mode: window` it may also be a `file` with a TorchScript module or an exported program (`.pt2`), which `sha256` pins then.
+    """
+
+    factory: ImportPath | None = None
     arguments: dict[str, Any] = {}
     weights: ExistingFile | None = None
+    file: ExistingFile | None = None
     sha256: Annotated[str | None, StringConstraints(pattern=_SHA256)] = None
     layout: Layout = Layout.BCT
-    mode: Literal["stream"] = "stream"
+    mode: Mode = Mode.STREAM
+    size: Positive | None = None
+    hop: Positive | None = None
     precision: Literal["float32"] = "float32"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _streamed(cls, settings: Any) -> Any:
-        if isinstance(settings, dict) and settings.get("mode") == "window":
-            raise ValueError("mode: window is not supported yet; leave it out for a network that can be streamed exactly")
-        return settings
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.factory is None) == (self.file is None):
+            raise ValueError("exactly one of factory (the import path of a module) and file (TorchScript or .pt2) is expected")
+        if self.file is not None and (self.arguments or self.weights is not None):
+            raise ValueError("arguments and weights belong to a factory; a file holds its module whole")
+        if self.file is not None and self.mode is Mode.STREAM:
+            raise ValueError("a file's code cannot be traced: give a factory, or mode: window with a size")
+        return self
+
+    @model_validator(mode="after")
+    def _sized(self) -> Self:
+        if self.mode is Mode.WINDOW and self.size is None:
+            raise ValueError(
+                "mode: window needs a size, in frames (and a hop; windows follow each other without overlap otherwise)"
+            )
+        if self.mode is Mode.STREAM and (self.size is not None or self.hop is not None):
+            raise ValueError("size and hop belong to mode: window")
+        return self
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
-        if self.sha256 is not None and self.weights is None:
-            raise ValueError("sha256 pins the weights, but there are no weights")
+        if self.sha256 is not None and self.weights is None and self.file is None:
+            raise ValueError("sha256 pins the weights or the file, but there are none")
         return self
 
 

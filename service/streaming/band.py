@@ -27,7 +27,7 @@ REMEDY = (
 )
 WITHOUT_END = (
     "It would have to remember ever more. Give it a band, a mask such as torch.ones(t, t).tril().triu(-(w - 1)) or distances "
-    "compared with a number, use service.nn.CausalAttention, or run it on windows outside penstock."
+    "compared with a number, use service.nn.CausalAttention, or run it on windows (mode: window)."
 )
 RELATIONS: dict[str, Callable[[Any, Any], Any]] = {name: getattr(operator, name) for name in ("lt", "le", "gt", "ge", "eq", "ne")}
 COMBINATIONS: dict[str, Callable[..., Tensor]] = {

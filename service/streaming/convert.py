@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from torch import nn
 
+from service.streaming.graph import Graph
 from service.streaming.numerics import Numerics
+from service.streaming.operator import Windowed
 from service.streaming.plan import plan
 from service.streaming.program import Program
 from service.streaming.symbol import Layout
 from service.streaming.tracing import Trace
 
 DEFAULT_MAX_STEP = 16384
+MOST_GATHERED = 1 << 25
 
 
 def convert(
@@ -24,7 +27,8 @@ def convert(
 ) -> Program:
     """The streaming form of `module`, which maps `[B, C, T]` (or `[B, T, C]`) to the same layout.
 
-    The module is copied and used in eval mode. `max_step` bounds the packed frames of one round, not a step. Raises NotStreamable,
+    The module is copied and used in eval mode. `max_step` bounds the packed frames of one round, not a step;
+    where windows are large, it is lowered. Raises NotStreamable,
     naming the module, the source line and the remedy, for whatever cannot be streamed exactly.
     """
     if precision != "float32":
@@ -33,4 +37,14 @@ def convert(
         raise ValueError(f"max_step is {max_step} and channels {channels}; both must be at least 1")
     numerics = Numerics(numerics)
     graph = Trace(module, channels, Layout(layout), numerics).run()
-    return Program(plan(graph), numerics, max_step)
+    return Program(plan(graph), numerics, _bounded(graph, max_step))
+
+
+def _bounded(graph: Graph, frames: int) -> int:
+    """So many frames of a round, or as few as keep the gathered windows of one node below `MOST_GATHERED` numbers."""
+    for node in graph.nodes:
+        if isinstance(node.operator, Windowed):
+            ready = node.output.timeline.ready
+            gathered = len(node.operator.window.offsets) * node.inputs[0].channels
+            frames = min(frames, max(1, MOST_GATHERED // gathered * ready.period // ready.gain))
+    return frames

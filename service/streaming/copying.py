@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +11,37 @@ from torch import Tensor, nn
 from service.errors import NotStreamable
 
 
+class Opaque(nn.Module):
+    """A module whose children are run and never traced: they may be of any kind."""
+
+
+def traced_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """As `named_modules`, without what lies in opaque ones."""
+    hidden: set[int] = set()
+    for name, child in module.named_modules():
+        if id(child) not in hidden:
+            yield name, child
+        if isinstance(child, Opaque):
+            hidden.update(id(part) for part in child.modules() if part is not child)
+
+
 def eval_copy(module: nn.Module) -> nn.Module:
     """Raises NotStreamable for modules that cannot be traced, or that do not compute in float32."""
     computed: dict[int, object] = {}
-    for name, child in module.named_modules():
+    traced = dict(traced_modules(module))
+    for name, child in traced.items():
         if isinstance(child, torch.jit.ScriptModule):
             raise NotStreamable(
                 f"module {name!r} is TorchScript, whose code cannot be traced. "
-                "Give the Python module, or run it on windows outside penstock."
+                "Give the Python module, or run it on windows (mode: window)."
             )
         # Weights that a hook computes (weight_norm) hang on a graph, and such tensors refuse to be copied.
         computed.update((id(value), value.detach().clone()) for value in vars(child).values() if isinstance(value, Tensor))
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            raise NotStreamable(
-                f"parameter {name!r} is {tensor.dtype}. Programs run in float32: call .float() on the module first."
-            )
+    for place, child in traced.items():
+        for part, tensor in [*child.named_parameters(recurse=False), *child.named_buffers(recurse=False)]:
+            if tensor.is_floating_point() and tensor.dtype != torch.float32:
+                name = f"{place}.{part}" if place else part
+                raise NotStreamable(
+                    f"parameter {name!r} is {tensor.dtype}. Programs run in float32: call .float() on the module first."
+                )
     return copy.deepcopy(module, computed).eval()

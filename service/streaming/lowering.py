@@ -17,7 +17,7 @@ Lowering = Callable[..., Any]
 AnyLowering = TypeVar("AnyLowering", bound=Lowering)
 StreamerFactory = Callable[[Any, int], Operator]
 
-DEFAULT_REMEDY = "Register a streamer for the module that calls it, or run it on windows outside penstock."
+DEFAULT_REMEDY = "Register a streamer for the module that calls it, or run it on windows (mode: window)."
 
 _functions: dict[str, Lowering] = {}
 _modules: dict[type[nn.Module], Lowering] = {}

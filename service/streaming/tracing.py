@@ -22,7 +22,7 @@ from torch import nn
 
 from service.errors import NotStreamable
 from service.streaming.axes import Axes
-from service.streaming.copying import eval_copy
+from service.streaming.copying import eval_copy, traced_modules
 from service.streaming.factories import symbolic_factories
 from service.streaming.fingerprint import network
 from service.streaming.graph import Channels, Graph, View
@@ -55,7 +55,7 @@ class Trace:
     @torch.no_grad()
     def run(self) -> Graph:
         """The graph of the module. Raises NotStreamable."""
-        for name, child in self._module.named_modules():
+        for name, child in traced_modules(self._module):
             self._follow(name, child)
         first = self._traced()
         # A module that keeps something from one call for the next shows it in the second one.

@@ -246,7 +246,7 @@ def _lower_softmax(name: str) -> None:
     @lowers(name)
     def lowering(trace: Trace, symbol: Symbol, dim: int | None = None, *args: object, **kwargs: object) -> Symbol:
         if dim is None or symbol.axes.each[place_of(trace, symbol, dim)].kind is not Kind.FACTOR:
-            trace.refuse(f"{name} over time or batch", "Take it over channels, or run it on windows outside penstock.")
+            trace.refuse(f"{name} over time or batch", "Take it over channels, or run it on windows (mode: window).")
         place = place_of(trace, symbol, dim)
         return trace.add_each(Softmax(name, symbol.channels, symbol.axes.each[place].size), innermost(trace, symbol, place))
 
@@ -254,5 +254,5 @@ def _lower_softmax(name: str) -> None:
 _lower_softmax("softmax")
 _lower_softmax("log_softmax")
 
-OVER_TIME = "Its statistics run over all time. Use BatchNorm or LayerNorm over channels, or run it on windows outside penstock."
+OVER_TIME = "Its statistics run over all time. Use BatchNorm or LayerNorm over channels, or run it on windows (mode: window)."
 refuses(OVER_TIME, "group_norm", "instance_norm", "normalize")

@@ -22,7 +22,7 @@ def factor_place(trace: Trace, symbol: Symbol, dim: int) -> int:
     place = place_of(trace, symbol, dim)
     if symbol.axes.each[place].kind is not Kind.FACTOR:
         trace.refuse(
-            f"{trace.calling} over time or batch", "It takes a dimension of channels; run it on windows outside penstock otherwise."
+            f"{trace.calling} over time or batch", "It takes a dimension of channels; run it on windows (mode: window) otherwise."
         )
     return place
 

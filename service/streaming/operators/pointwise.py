@@ -181,7 +181,7 @@ def new_ones(trace: Trace, symbol: Symbol, *size: Any, dtype: torch.dtype | None
     return torch.ones(*size, dtype=dtype)
 
 
-PER_WINDOW = "It needs the whole stream before its first output; run it on windows outside penstock."
+PER_WINDOW = "It needs the whole stream before its first output; run it on windows (mode: window)."
 refuses(
     PER_WINDOW, "mean", "sum", "std", "var", "max", "min", "amax", "amin", "norm", "argmax", "median", "flip", "roll", "fft", "sort"
 )

@@ -120,5 +120,5 @@ def _add(trace: Trace, pool: Pool, symbol: Symbol) -> Symbol:
     return trace.add_each(pool, symbol)
 
 
-GLOBAL = "It needs the whole stream before its first output; run it on windows outside penstock."
+GLOBAL = "It needs the whole stream before its first output; run it on windows (mode: window)."
 refuses(GLOBAL, "adaptive_avg_pool1d", "adaptive_max_pool1d")

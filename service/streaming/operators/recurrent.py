@@ -133,7 +133,7 @@ class LastState:
 
     def _refuse(self) -> NoReturn:
         self._trace.refuse(
-            "the state at the end of the sequence", "Use the output at every frame, or run it on windows outside penstock."
+            "the state at the end of the sequence", "Use the output at every frame, or run it on windows (mode: window)."
         )
 
 
@@ -146,7 +146,7 @@ def recurrent(trace: Trace, module: nn.RNNBase, input: Symbol, hx: Any = None) -
     if module.bidirectional:
         trace.refuse(
             f"a bidirectional {kind.__name__}",
-            "It reads the future; use a unidirectional one, or run it on windows outside penstock.",
+            "It reads the future; use a unidirectional one, or run it on windows (mode: window).",
         )
     if module.proj_size:
         trace.refuse(f"{kind.__name__} with proj_size", "Use a Linear behind it.")

@@ -151,7 +151,7 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
         return pad_with_edge(trace, symbol, left, right, mode)
     if mode != "constant":
         trace.refuse(
-            f"{mode} padding", "It reads the other end of the stream; pad with zeros, or run it on windows outside penstock."
+            f"{mode} padding", "It reads the other end of the stream; pad with zeros, or run it on windows (mode: window)."
         )
     fill = float(value or 0.0)
     view = symbol.stored

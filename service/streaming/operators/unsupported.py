@@ -12,4 +12,4 @@ from service.streaming.tracing import Trace
 
 @lowers_module(nn.TransformerDecoderLayer)
 def attention(trace: Trace, module: nn.Module, *_: Any, **__: Any) -> NoReturn:
-    trace.refuse(f"{type(module).__name__} over all time", "Run it on windows outside penstock, which bounds what attention sees.")
+    trace.refuse(f"{type(module).__name__} over all time", "Run it on windows (mode: window), which bounds what attention sees.")
