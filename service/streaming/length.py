@@ -74,6 +74,14 @@ class Length:
         frames = np.arange(1, max(of.settled, accepts.settled) + lcm(of.period, accepts.period) + 1, dtype=np.int64)
         return np.unique(of.numpy(frames)[accepts.numpy(frames) != 0])
 
+    def times(self, other: Length) -> int | None:
+        """The whole number that this is a multiple of `other` by, at every length at which the module has not raised so far."""
+        factor, rest = divmod(self.count.gain * other.count.period, max(1, self.count.period * other.count.gain))
+        if rest or not factor:
+            return None
+        apart = Count.derive(lambda a, b: a - factor * b, self.count, other.count, empty=None)
+        return factor if self._values(apart).tolist() == [0] else None
+
     def _number(self, other: object) -> int:
         if not isinstance(other, int):
             self.refuse(f"combined with a {type(other).__name__}")

@@ -377,11 +377,18 @@ def edge_padding(draw: Any) -> Case:
 
 @st.composite
 def upsample(draw: Any) -> Case:
-    channels = draw(CHANNELS)
-    up = nn.Upsample(scale_factor=draw(st.integers(1, 4)), mode="nearest")
-    before = draw(st.sampled_from([nn.Identity(), nn.AvgPool1d(2), nn.Conv1d(channels, channels, 3, 3, 2)]))
+    channels, factor = draw(CHANNELS), draw(st.integers(1, 7))
+    ways: list[nn.Module] = [
+        nn.Upsample(scale_factor=factor, mode="nearest"),
+        nn.Upsample(scale_factor=float(factor), mode="linear", align_corners=False),
+        nn.Upsample(scale_factor=factor, mode="linear"),
+        Function(lambda x: F.interpolate(x, scale_factor=(factor,), mode="nearest-exact")),
+        Function(lambda x: F.interpolate(x, size=x.shape[-1] * factor, mode="linear")),
+        Function(lambda x: F.interpolate(x, (factor * x.size(2),))),
+    ]
+    before = draw(st.sampled_from([nn.Identity(), nn.AvgPool1d(2), nn.Conv1d(channels, channels, 3, 3, 2), nn.ZeroPad1d(1)]))
     after = draw(st.sampled_from([nn.Identity(), nn.Conv1d(channels, 2, 5, padding=2), nn.Conv1d(channels, 1, 3, 2), Smooth(0.2)]))
-    return nn.Sequential(before, up, after), channels
+    return nn.Sequential(before, draw(st.sampled_from(ways)), after), channels
 
 
 @st.composite
