@@ -10,6 +10,7 @@ import structlog
 
 from service.errors import TransportUnavailable
 from service.observe.metrics import Metrics
+from service.refused import Refusals
 from service.restore import Restored, RestorePolicy, SharedReader, restore
 from service.state import Streams
 from service.task import Phase, Task
@@ -52,6 +53,10 @@ class Assignment:
     def live(self) -> dict[int, int]:
         """The next offset of each live task."""
         return {number: task.next_offset for number, task in self.tasks.items() if task.live}
+
+    def refused(self) -> Refusals:
+        """Records that must not be fed, of the tasks that have any."""
+        return {number: task.refused.records for number, task in self.tasks.items() if task.refused.records}
 
     def fed(self, records: Sequence[RecordBatch]) -> None:
         """These have been fed: their tasks go on behind them."""
@@ -144,6 +149,7 @@ class Assignment:
         if restored.frozen is not None:
             self._streams.drop(task.number)
             self._streams.assign(task.number, restored.frozen)
+            task.refused = restored.refused
         task.committed, task.live_at, task.next_offset = restored.live_at, restored.live_at, restored.replay_from
         task.metadata = restored.metadata
         if restored.accepted_fingerprint is not None:

@@ -6,6 +6,7 @@
     ├── OperatorActionRequired the log or its topics contradict the state exit 1
     ├── TransportUnavailable   the broker cannot be reached in time       exit 1
     ├── Fenced                 another instance has taken over            exit 3
+    ├── StepFailed             roll back in memory and look for the record at fault; exit 1 where it is none's
     ├── EpochAborted           roll back in memory and feed again
     ├── OutcomeUnknown         replace the producer, then recover
     └── OffsetsPending         ask again: an open transaction holds them
@@ -38,6 +39,10 @@ class TransportUnavailable(PenstockError):
 
 class Fenced(PenstockError):
     """Another process holds this transactional id or this group instance id; this one must stop and write nothing more."""
+
+
+class StepFailed(PenstockError):
+    """The network raised in a step, or memory ran out in it; the cause is chained. The state may be half changed."""
 
 
 class EpochAborted(PenstockError):

@@ -6,14 +6,20 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import structlog
+import torch
+from jaxtyping import Float32, Int64
 
 from service.codec.interface import Encoder, Predictions, Reason, Refusal
 from service.emission import predictions
 from service.epoch import Epoch
+from service.errors import StepFailed
 from service.observe.metrics import Metrics
+from service.refused import Refusals
 from service.scheduler import Batch, DeadLetter, Schedule, Scheduler
 from service.state import Streams
+from service.streaming import Ragged
 from service.transport.interface import RecordBatch
 
 log = structlog.get_logger("penstock.feeder")
@@ -40,22 +46,22 @@ class Feeder:
         self._topic = topic
         self._output_bytes = output_bytes
 
-    def decode(self, records: Sequence[RecordBatch]) -> Schedule:
+    def decode(self, records: Sequence[RecordBatch], refused: Refusals) -> Schedule:
         """Touches no state."""
         with self._metrics.decoding():
-            return self._scheduler.decode(records)
+            return self._scheduler.decode(records, refused)
 
-    def replay(self, records: Sequence[RecordBatch]) -> list[tuple[int, bytes]]:
+    def replay(self, records: Sequence[RecordBatch], refused: Refusals) -> list[tuple[int, bytes]]:
         """Feed committed input again; nothing is published. The (task, key) of streams that ended and have a snapshot still."""
         ended = []
-        for batch in self._scheduler.batches(self._scheduler.decode(records), live=False):
-            self._streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
+        for batch in self._scheduler.batches(self._scheduler.decode(records, refused), live=False):
+            self._run(batch)
             ended += self._scheduler.settle(batch, self._clock())
         self._metrics.replayed(sum(map(len, records)))
         return ended
 
     def feed(self, records: Sequence[RecordBatch], schedule: Schedule, epoch: Epoch) -> None:
-        """Feed new input and publish what it completes."""
+        """Feed new input and publish what it completes. Raises `StepFailed`."""
         self._metrics.consumed(self._topic, sum(map(len, records)), schedule.samples)
         letters = list(schedule.letters)
         for batch in self._scheduler.batches(schedule, live=True):
@@ -77,7 +83,7 @@ class Feeder:
     def _step(self, batch: Batch, records: Sequence[RecordBatch], epoch: Epoch) -> list[DeadLetter]:
         self._streams.protect(batch.slots)
         with self._metrics.stepping(len(batch.slots), len(batch.values)):
-            values, lengths = self._streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
+            values, lengths = self._run(batch)
         letters = []
         for keys, outputs in predictions(batch, values, lengths, self._streams.table, self._topic):
             with self._metrics.encoding(len(keys)):
@@ -91,6 +97,24 @@ class Feeder:
         for task, key in self._scheduler.settle(batch, self._clock()):
             epoch.snapshot(task, key, None)
         return letters
+
+    def _run(self, batch: Batch) -> tuple[Float32[np.ndarray, "M C_out"], Int64[np.ndarray, "B"]]:
+        try:
+            return self._streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
+        except Exception as error:  # whatever a network does, and a device that has no memory left
+            raise StepFailed(f"the network raised {type(error).__name__}: {str(error)[:500]}") from error
+
+    def try_out(self) -> None:
+        """Raises `StepFailed` where the program fails for a single frame of zeros, so that no record is at fault."""
+        program, device = self._streams.program, self._streams.device
+        zeros = Ragged(torch.zeros(1, program.channels, device=device), torch.ones(1, dtype=torch.int64, device=device))
+        try:
+            program.step(program.new_state(slots=2, device=device), torch.ones(1, dtype=torch.int64, device=device), zeros)
+        except Exception as error:
+            raise StepFailed(
+                f"the network raises whatever it is fed, even a single frame of zeros: {type(error).__name__}: {str(error)[:500]}. "
+                "No record is refused for that. Look at the memory that is left and at the network itself, and start again."
+            ) from error
 
     def _too_large(self, encoded: list[bytes], outputs: Predictions, records: Sequence[RecordBatch]) -> list[DeadLetter]:
         """Predictions that their topic might refuse are not published; the records that led to them are dead letters."""

@@ -7,10 +7,11 @@ go on. Every contradiction between offsets, log and snapshots ends in `OperatorA
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.errors import OffsetsPending, OperatorActionRequired, SnapshotMismatch
 from service.incarnation import SIGNED
+from service.refused import RefusedRecords
 from service.state import Snapshot
 from service.task import OffsetMetadata, Task
 from service.transport.interface import Committed, Partition, Reader, RecordBatch, Source
@@ -36,14 +37,15 @@ class RestorePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Feed from `replay_from`, publish from `live_at`, thaw `frozen` as keys come; with None, go on from memory. `metadata` is
-    what the group holds."""
+    """Feed from `replay_from`, publish from `live_at`, thaw `frozen` as keys come, never feed `refused`; with `frozen` None, go on
+    from memory. `metadata` is what the group holds."""
 
     live_at: int
     replay_from: int
     metadata: str
     frozen: dict[bytes, Snapshot] | None
     accepted_fingerprint: str | None = None
+    refused: RefusedRecords = field(default_factory=RefusedRecords)
 
 
 class SharedReader:
@@ -85,7 +87,7 @@ def restore(
     if committed is not None and committed == left and low <= committed.offset <= high:
         _check_partitions(task, OffsetMetadata.from_text(committed.metadata), reader, policy)
         return Restored(committed.offset, committed.offset, committed.metadata, None)
-    begun, frozen = yield from _snapshots(task, reader, policy)
+    begun, frozen, refused = yield from _snapshots(task, reader, policy)
     if committed is None:
         if begun:
             raise OperatorActionRequired(
@@ -119,7 +121,7 @@ def restore(
             "replay), or accept that the state is rebuilt by the new program: penstock run --accept-fingerprint."
         )
     old = metadata.fingerprint if differs else None
-    return Restored(committed.offset, metadata.replay_from, committed.metadata, frozen, old)
+    return Restored(committed.offset, metadata.replay_from, committed.metadata, frozen, old, refused)
 
 
 def _committed(task: Task, source: Source) -> Generator[None, None, Committed | None]:
@@ -134,8 +136,8 @@ def _committed(task: Task, source: Source) -> Generator[None, None, Committed | 
 
 def _snapshots(
     task: Task, reader: SharedReader, policy: RestorePolicy
-) -> Generator[None, None, tuple[bool, dict[bytes, Snapshot]]]:
-    """Whether the task has ever committed, and the latest snapshot of each key.
+) -> Generator[None, None, tuple[bool, dict[bytes, Snapshot], RefusedRecords]]:
+    """Whether the task has ever committed, the latest snapshot of each key, and the records that no replay may feed.
 
     The end is taken after the committed offset is known to be stable (rule 6).
     """
@@ -143,18 +145,20 @@ def _snapshots(
     while reader.busy:
         yield
     low, high = reader.watermarks(partition, policy.timeout)
-    begun, frozen = False, dict[bytes, bytes]()
+    begun, frozen, refused = False, dict[bytes, bytes](), RefusedRecords()
     for batch in reader.read(partition, low, high, policy.timeout):
         for key, value in zip(batch.keys, batch.values, strict=True):
             if value is not None and value.startswith(SIGNED):
                 continue
             begun = True
+            if refused.read(key or b"", value):
+                continue
             if value is not None and value != BEGUN:
                 frozen[key or b""] = value
             else:
                 frozen.pop(key or b"", None)
         yield
-    return begun, {key: _opened(key, value, partition, policy) for key, value in frozen.items()}
+    return begun, {key: _opened(key, value, partition, policy) for key, value in frozen.items()}, refused
 
 
 def _opened(key: bytes, value: bytes, partition: Partition, policy: RestorePolicy) -> Snapshot:

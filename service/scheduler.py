@@ -6,7 +6,8 @@ of streams, refused records), never over ordinary records.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from service.codec.interface import Decoder, Refusal
+from service.refused import Refusals
 from service.rows import Rows, concatenate, rounds
 from service.state import CLEAN, Streams
 from service.transport.interface import RecordBatch
@@ -68,13 +70,16 @@ class Scheduler:
         self._decoder = decoder
         self._streams = streams
 
-    def decode(self, records: Sequence[RecordBatch]) -> Schedule:
-        """Refusals, and the accepted rows. Raises nothing for what records hold."""
+    def decode(self, records: Sequence[RecordBatch], refused: Refusals) -> Schedule:
+        """Refusals, those in `refused` among them, and the accepted rows. Raises nothing for what records hold."""
         schedule = Schedule()
         parts = []
         for batch in records:
             chunks = self._decoder.decode(batch.keys, batch.values, batch.timestamps)
-            schedule.letters += [DeadLetter(batch, row, refusal) for row, refusal in sorted(chunks.refused.items())]
+            out = dict(chunks.refused)
+            if batch.partition in refused:
+                out |= _rows_of(batch, refused[batch.partition])
+            schedule.letters += [DeadLetter(batch, row, refusal) for row, refusal in sorted(out.items())]
             starts = np.cumsum(chunks.lengths) - chunks.lengths
             rows = Rows(
                 np.full(len(batch), batch.partition, np.int64),
@@ -87,9 +92,9 @@ class Scheduler:
                 chunks.ends,
                 chunks.samples,
             )
-            if chunks.refused:
+            if out:
                 kept = np.ones(len(batch), np.bool_)
-                kept[list(chunks.refused)] = False
+                kept[list(out)] = False
                 rows = rows.take(np.flatnonzero(kept))
             if len(rows):
                 parts.append(rows)
@@ -222,3 +227,8 @@ class Scheduler:
         tombstones = [(int(table.column("task")[slot]), table.keys[slot]) for slot in held]
         self._streams.end(over, batch.live)
         return tombstones
+
+
+def _rows_of(batch: RecordBatch, refused: Mapping[int, Refusal]) -> dict[int, Refusal]:
+    rows = {bisect_left(batch.offsets, offset): (offset, refusal) for offset, refusal in refused.items()}
+    return {row: refusal for row, (offset, refusal) in rows.items() if row < len(batch) and batch.offsets[row] == offset}

@@ -13,12 +13,13 @@ memory. CLOSED_DIRTY: memory is worth nothing.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 
 import orjson
 
 from service.errors import OperatorActionRequired
+from service.refused import RefusedRecords
 from service.transport.interface import Committed, Partition
 
 
@@ -44,7 +45,7 @@ LEGAL = {
 @dataclass(slots=True)
 class Task:
     """Offsets of one task. `committed` and `metadata` are what the group holds; `live_at` the first record whose outputs are
-    published; `next_offset` the first record not yet fed."""
+    published; `next_offset` the first record not yet fed; `refused` those that must not be fed (again)."""
 
     number: int
     input: Partition
@@ -53,6 +54,7 @@ class Task:
     metadata: str = ""
     live_at: int = -1
     next_offset: int = -1
+    refused: RefusedRecords = field(default_factory=RefusedRecords)
 
     def enter(self, phase: Phase) -> None:
         """Raises `AssertionError` for a step that the drawing does not show."""

@@ -13,12 +13,13 @@ import structlog
 
 from service.assignment import Assignment
 from service.background import Beside, Wait, in_thread
-from service.codec.interface import Encoder
+from service.codec.interface import Encoder, Reason, Refusal
 from service.epoch import Epoch, Topics
-from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError, TransportUnavailable
+from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError, StepFailed, TransportUnavailable
 from service.feeder import Feeder
 from service.incarnation import Incarnation
 from service.observe.metrics import Metrics
+from service.refused import cut
 from service.restore import BEGUN, BEGUN_KEY, RestorePolicy, SharedReader
 from service.scheduler import Schedule, Scheduler
 from service.state import CLEAN, SnapshotPolicy, Streams, replay_from
@@ -59,6 +60,7 @@ class _Commit:
 
     wait: Wait
     offsets: dict[Partition, Committed]
+    replay_from: dict[int, int]
     snapshotted: Slots
     tombstones: list[tuple[int, bytes]]
     begun_at: float
@@ -134,7 +136,9 @@ class Worker:
             records, self._again = self._again + polled, []
             replayed, live = self._assignment.split(records)
             self._replay(replayed)
-            schedule = self._feeder.decode(live)  # while the commit before, if there is one, is still under way
+            schedule = self._feeder.decode(
+                live, self._assignment.refused()
+            )  # while the commit before, if there is one, is still under way
             self._again = live
             self._finish_commit()
             self._again = []
@@ -156,15 +160,21 @@ class Worker:
 
     def _replay(self, records: Sequence[RecordBatch]) -> None:
         if records:
-            self._tombstones += self._feeder.replay(records)
+            self._tombstones += self._feeder.replay(records, self._assignment.refused())
             self._assignment.fed(records)
 
     def _feed(self, records: list[RecordBatch], schedule: Schedule) -> None:
         if records:
-            self._epoch.records += records
-            self._epoch.begin(self._clock())
-            self._feeder.feed(records, schedule, self._epoch)
-            self._assignment.fed(records)
+            try:
+                self._step(records, schedule)
+            except StepFailed as error:
+                self._isolate(error)
+
+    def _step(self, records: list[RecordBatch], schedule: Schedule) -> None:
+        self._epoch.records += records
+        self._epoch.begin(self._clock())
+        self._feeder.feed(records, schedule, self._epoch)
+        self._assignment.fed(records)
 
     def _patience(self) -> float:
         """How long a poll may wait, in seconds."""
@@ -211,14 +221,16 @@ class Worker:
                 self._epoch.snapshot(task, BEGUN_KEY, BEGUN)
         for slot, snapshot in zip(chosen.tolist(), self.streams.freeze(chosen) if len(chosen) else [], strict=True):
             self._epoch.snapshot(int(table.column("task")[slot]), table.keys[slot], snapshot.to_bytes())
-        offsets = {}
+        offsets, starts = {}, {}
         for number, offset in live.items():
-            start = replay_from(table, number, offset, chosen)
+            start = starts[number] = replay_from(table, number, offset, chosen)
+            for key, value in self._assignment.tasks[number].refused.owed(start, offset):
+                self._epoch.snapshot(number, key, value)
             metadata = OffsetMetadata(start, self._settings.partitions, self._recovery.fingerprint, self._incarnation.name)
             offsets[self._assignment.tasks[number].input] = Committed(offset, metadata.to_text())
         self._epoch.send(offsets, self._source.group())
         epoch, timeout = self._epoch, self._settings.transaction_timeout
-        self._commit = _Commit(self._beside(lambda: epoch.commit(timeout)), offsets, chosen, tombstones, now)
+        self._commit = _Commit(self._beside(lambda: epoch.commit(timeout)), offsets, starts, chosen, tombstones, now)
 
     def _finish_commit(self) -> None:
         """Wait for the commit under way, if there is one, and write down that it has happened. Raises what it has raised."""
@@ -234,6 +246,7 @@ class Worker:
         for partition, (offset, metadata) in commit.offsets.items():
             task = self._assignment.tasks[partition.partition]
             task.committed, task.metadata = offset, metadata
+            task.refused.committed(commit.replay_from[task.number], offset)
         self._metrics.committed(self._epoch.snapshots, self._epoch.snapshot_bytes, table.used)
         if self._epoch.records:
             self._metrics.waited(self._wall() - min(part.timestamps[0] for part in self._epoch.records) / 1000)
@@ -262,6 +275,33 @@ class Worker:
             if task.live:
                 task.next_offset = task.committed
         self._committed_at = self._clock()
+
+    def _isolate(self, failed: StepFailed | None) -> None:
+        """Roll back and feed the epoch's records again, in parts that shrink at each failure and grow at each success,
+        every one in a transaction of its own. A record that fails alone is at fault, and refused.
+
+        Raises `StepFailed` where the program fails whatever it is fed; no commit may be under way.
+        """
+        while failed:
+            suspects = self._epoch.records
+            size = sum(map(len, suspects))
+            log.warning(
+                "step_failed", reason=str(failed), records=size, partition=suspects[0].partition, offset=suspects[0].offsets[0]
+            )
+            if size == 1:
+                self._feeder.try_out()
+                task = self._assignment.tasks[suspects[0].partition]
+                task.refused.records[suspects[0].offsets[0]] = Refusal(Reason.STEP_FAILED, str(failed))
+            self._roll_back(EpochAborted(str(failed)))
+            failed, size = None, max(1, size // 2)
+            while self._again and not failed and not self._unknown:
+                records, self._again = cut(self._again, size)
+                try:
+                    self._step(records, self._feeder.decode(records, self._assignment.refused()))
+                    self.commit()
+                    size *= 2
+                except StepFailed as error:
+                    failed = error
 
     def _count_failure(self, error: PenstockError) -> None:
         """Wait a little longer after each failure in a row; after too many, give up."""
@@ -369,7 +409,7 @@ class Worker:
             try:
                 self._finish_commit()
                 records, self._again = self._assignment.split(self._again)[1], []
-                self._feed(records, self._feeder.decode(records))
+                self._feed(records, self._feeder.decode(records, self._assignment.refused()))
                 self.commit(closing=self._assignment.tasks)
                 return
             except EpochAborted as error:

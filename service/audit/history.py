@@ -5,7 +5,7 @@ Deliberately shares nothing with the scheduler: this is the other opinion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -69,8 +69,9 @@ class Offered(NamedTuple):
     letters: list[Letter]
 
 
-def offered(partition: int, batches: Iterable[tuple[RecordBatch, Chunks]], begins_at: int) -> Offered:
-    """What one partition offered. The log begins at offset `begins_at`."""
+def offered(partition: int, batches: Iterable[tuple[RecordBatch, Chunks]], begins_at: int, failed: Collection[int] = ()) -> Offered:
+    """What one partition offered. The log begins at offset `begins_at`; the records at `failed` were refused for what they did to a
+    step, which nothing in them tells."""
     present: dict[bytes, OfferedStream] = {}
     seen: set[bytes] = set()
     streams: list[OfferedStream] = []
@@ -84,6 +85,8 @@ def offered(partition: int, batches: Iterable[tuple[RecordBatch, Chunks]], begin
             key = batch.keys[row]
             if row in chunks.refused:
                 letters.append(Letter(partition, offset, str(chunks.refused[row].reason)))
+                continue
+            if offset in failed:
                 continue
             assert key is not None, "a decoder refuses records without a key"
             stream = present.get(key)

@@ -38,7 +38,7 @@ class Oracle(Protocol):
 @dataclass(frozen=True, slots=True)
 class AuditReport:
     """Counts are of prediction records, and of dead letters. `bit_equal` compares with a fresh program, `max_abs_difference`
-    with the module."""
+    with the module. `step_failed` counts the records that were refused for what they did to a step, which is taken on trust."""
 
     records: int
     streams: int
@@ -50,6 +50,7 @@ class AuditReport:
     unjudged: int
     letters_missing: int
     letters_unexpected: int
+    step_failed: int
     max_abs_difference: float
     within_tolerance: bool
     bit_equal: bool
@@ -114,7 +115,7 @@ def judge(
     examples += [f"{times} times: {_words(identity)}" for identity, times in count.items() if times > 1][:5]
     due = Counter(letter for partition in partitions for letter in partition.letters)
     due.update(letter for stream in whole for letter in _illegal_end(stream, oracle))
-    given = Counter(letter for letter in letters if letter.reason != Reason.OUTPUT_TOO_LARGE)
+    given = Counter(letter for letter in letters if letter.reason not in (Reason.OUTPUT_TOO_LARGE, Reason.STEP_FAILED))
     examples += [f"dead letter missing: {letter}" for letter in list(due - given)[:3]]
     examples += [f"dead letter unexpected: {letter}" for letter in list(given - due)[:3]]
     worst, within, equal = _values(whole, outputs, oracle, group)
@@ -129,6 +130,7 @@ def judge(
         unjudged=len(offered) - len(whole),
         letters_missing=(due - given).total(),
         letters_unexpected=(given - due).total(),
+        step_failed=sum(letter.reason == Reason.STEP_FAILED for letter in letters),
         max_abs_difference=worst,
         within_tolerance=within,
         bit_equal=equal,

@@ -8,7 +8,7 @@ from service.app import Application
 from service.audit.history import Letter, offered
 from service.audit.judge import AuditReport, judge
 from service.audit.oracle import ModuleOracle
-from service.codec.interface import Chunks, Prediction
+from service.codec.interface import Chunks, Prediction, Reason
 from service.errors import OffsetsPending, OperatorActionRequired, TransportUnavailable
 from service.model import device
 from service.transport.interface import Isolation, Membership, Partition, Reader, RecordBatch, Source, Transport
@@ -34,12 +34,14 @@ def audit(application: Application, transport: Transport) -> AuditReport:
                 f"the group {config.app} has committed nothing of {config.input.topic}: there is nothing to audit. Is `app` the "
                 "name that the worker ran under?"
             )
+        letters = list(_letters(config.dead_letters.topic, reader))
+        failed = {(letter.partition, letter.offset) for letter in letters if letter.reason == Reason.STEP_FAILED}
         partitions = []
         for partition, stop in before.items():
             low, _ = reader.watermarks(partition, _TIMEOUT)
-            partitions.append(offered(partition.partition, _decoded(application, reader, partition, low, stop), low))
+            there = {offset for number, offset in failed if number == partition.partition}
+            partitions.append(offered(partition.partition, _decoded(application, reader, partition, low, stop), low, there))
         published = list(_published(application, reader))
-        letters = list(_letters(config.dead_letters.topic, reader))
         after = _committed(source, inputs)
     finally:
         source.close()

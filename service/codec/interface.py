@@ -30,6 +30,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     LENGTH = "length"
     OUTPUT_TOO_LARGE = "output_too_large"
+    STEP_FAILED = "step_failed"
 
 
 class Refusal(NamedTuple):
