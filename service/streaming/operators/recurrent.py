@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -113,10 +114,11 @@ class RnnLayer(Layer):
 
 
 class LastState:
-    """The state at the end of a sequence, which a stream does not have; any use of it is refused."""
+    """The state at the end of a sequence, which a stream does not have; any use of it is refused, taking it apart is not."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, memories: int) -> None:
         self._trace = trace
+        self._memories = memories
 
     def __getattr__(self, name: str) -> NoReturn:
         self._refuse()
@@ -124,8 +126,10 @@ class LastState:
     def __getitem__(self, key: object) -> NoReturn:
         self._refuse()
 
-    def __iter__(self) -> NoReturn:
-        self._refuse()
+    def __iter__(self) -> Iterator[LastState]:
+        if self._memories < 2:
+            self._refuse()
+        return (LastState(self._trace, 1) for _ in range(self._memories))
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> NoReturn:
@@ -158,7 +162,7 @@ def recurrent(trace: Trace, module: nn.RNNBase, input: Symbol, hx: Any = None) -
         trace.refuse_channels(input, input.channels, module.input_size)
     for layer in range(module.num_layers):
         input = trace.add(LAYERS[kind](module, layer, initial[layer], trace.numerics), [input])
-    return input, LastState(trace)
+    return input, LastState(trace, LAYERS[kind].memories)
 
 
 def _initial(trace: Trace, module: nn.RNNBase, hx: Any, memories: int) -> Float[Tensor, "layers S"]:
