@@ -10,6 +10,7 @@ import structlog
 
 from service.errors import TransportUnavailable
 from service.observe.metrics import Metrics
+from service.quarantine import Quarantine, Suspicion
 from service.refused import Refusals
 from service.restore import Restored, RestorePolicy, SharedReader, restore
 from service.state import Streams
@@ -31,6 +32,7 @@ class Assignment:
         reader: SharedReader,
         streams: Streams,
         policy: RestorePolicy,
+        quarantine: Quarantine,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
@@ -42,6 +44,7 @@ class Assignment:
         self._reader = reader
         self._streams = streams
         self._policy = policy
+        self._quarantine = quarantine
         self._metrics = metrics
         self._clock = clock
         self._lag_at = clock()
@@ -57,6 +60,18 @@ class Assignment:
     def refused(self) -> Refusals:
         """Records that must not be fed, of the tasks that have any."""
         return {number: task.refused.records for number, task in self.tasks.items() if task.refused.records}
+
+    def in_quarantine(self, records: Sequence[RecordBatch]) -> tuple[list[RecordBatch], list[RecordBatch]]:
+        """Those of `records` that must be fed one by one, and the others."""
+        suspect = [part.offsets[0] < self.tasks[part.partition].suspicion.until for part in records]
+        return (
+            [part for part, one_by_one in zip(records, suspect, strict=True) if one_by_one],
+            [part for part, one_by_one in zip(records, suspect, strict=True) if not one_by_one],
+        )
+
+    def suspicions(self, numbers: Collection[int]) -> dict[int, Suspicion]:
+        """Of the live ones among these tasks."""
+        return {number: self.tasks[number].suspicion for number in numbers if number in self.tasks and self.tasks[number].live}
 
     def fed(self, records: Sequence[RecordBatch]) -> None:
         """These have been fed: their tasks go on behind them."""
@@ -149,7 +164,8 @@ class Assignment:
         if restored.frozen is not None:
             self._streams.drop(task.number)
             self._streams.assign(task.number, restored.frozen)
-            task.refused = restored.refused
+            task.refused, task.suspicion = restored.refused, restored.suspicion
+            self._quarantine.begin(task.number, task.suspicion, restored.live_at)
         task.committed, task.live_at, task.next_offset = restored.live_at, restored.live_at, restored.replay_from
         task.metadata = restored.metadata
         if restored.accepted_fingerprint is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from service.errors import OffsetsPending, OperatorActionRequired, SnapshotMismatch
 from service.incarnation import SIGNED
+from service.quarantine import Suspicion
 from service.refused import RefusedRecords
 from service.state import Snapshot
 from service.task import OffsetMetadata, Task
@@ -46,6 +47,7 @@ class Restored:
     frozen: dict[bytes, Snapshot] | None
     accepted_fingerprint: str | None = None
     refused: RefusedRecords = field(default_factory=RefusedRecords)
+    suspicion: Suspicion = field(default_factory=Suspicion)
 
 
 class SharedReader:
@@ -87,7 +89,7 @@ def restore(
     if committed is not None and committed == left and low <= committed.offset <= high:
         _check_partitions(task, OffsetMetadata.from_text(committed.metadata), reader, policy)
         return Restored(committed.offset, committed.offset, committed.metadata, None)
-    begun, frozen, refused = yield from _snapshots(task, reader, policy)
+    begun, frozen, refused, suspicion = yield from _snapshots(task, reader, policy)
     if committed is None:
         if begun:
             raise OperatorActionRequired(
@@ -95,7 +97,7 @@ def restore(
                 "The offsets have expired or were deleted. Set them back to where the application stood, or, to begin anew and "
                 f"compute everything again, delete and create {policy.snapshots}."
             )
-        return Restored(low, low, "", {})
+        return Restored(low, low, "", {}, suspicion=suspicion)
     if not low <= committed.offset <= high:
         side = "below the log's first offset" if committed.offset < low else "above the log's end"
         raise OperatorActionRequired(
@@ -109,7 +111,7 @@ def restore(
                 f"{where}: the committed offset {committed.offset} carries no metadata, but {policy.snapshots} says that it "
                 f"had some. Another tool has moved the offset. Delete and create {policy.snapshots} to go on."
             )
-        return Restored(committed.offset, committed.offset, "", {})
+        return Restored(committed.offset, committed.offset, "", {}, suspicion=suspicion)
     metadata = OffsetMetadata.from_text(committed.metadata)
     _check(where, committed, metadata, frozen, low, reader, task, policy)
     differs = metadata.fingerprint != policy.fingerprint and metadata.replay_from < committed.offset
@@ -121,7 +123,7 @@ def restore(
             "replay), or accept that the state is rebuilt by the new program: penstock run --accept-fingerprint."
         )
     old = metadata.fingerprint if differs else None
-    return Restored(committed.offset, metadata.replay_from, committed.metadata, frozen, old, refused)
+    return Restored(committed.offset, metadata.replay_from, committed.metadata, frozen, old, refused, suspicion)
 
 
 def _committed(task: Task, source: Source) -> Generator[None, None, Committed | None]:
@@ -136,8 +138,8 @@ def _committed(task: Task, source: Source) -> Generator[None, None, Committed | 
 
 def _snapshots(
     task: Task, reader: SharedReader, policy: RestorePolicy
-) -> Generator[None, None, tuple[bool, dict[bytes, Snapshot], RefusedRecords]]:
-    """Whether the task has ever committed, the latest snapshot of each key, and the records that no replay may feed.
+) -> Generator[None, None, tuple[bool, dict[bytes, Snapshot], RefusedRecords, Suspicion]]:
+    """Whether the task has ever committed, the latest snapshot of each key, and what is noted of single records.
 
     The end is taken after the committed offset is known to be stable (rule 6).
     """
@@ -146,9 +148,10 @@ def _snapshots(
         yield
     low, high = reader.watermarks(partition, policy.timeout)
     begun, frozen, refused = False, dict[bytes, bytes](), RefusedRecords()
+    suspicion = Suspicion()
     for batch in reader.read(partition, low, high, policy.timeout):
         for key, value in zip(batch.keys, batch.values, strict=True):
-            if value is not None and value.startswith(SIGNED):
+            if (value is not None and value.startswith(SIGNED)) or suspicion.read(key or b"", value):
                 continue
             begun = True
             if refused.read(key or b"", value):
@@ -158,7 +161,7 @@ def _snapshots(
             else:
                 frozen.pop(key or b"", None)
         yield
-    return begun, {key: _opened(key, value, partition, policy) for key, value in frozen.items()}, refused
+    return begun, {key: _opened(key, value, partition, policy) for key, value in frozen.items()}, refused, suspicion
 
 
 def _opened(key: bytes, value: bytes, partition: Partition, policy: RestorePolicy) -> Snapshot:

@@ -19,6 +19,7 @@ from enum import Enum
 import orjson
 
 from service.errors import OperatorActionRequired
+from service.quarantine import Suspicion
 from service.refused import RefusedRecords
 from service.transport.interface import Committed, Partition
 
@@ -55,6 +56,7 @@ class Task:
     live_at: int = -1
     next_offset: int = -1
     refused: RefusedRecords = field(default_factory=RefusedRecords)
+    suspicion: Suspicion = field(default_factory=Suspicion)
 
     def enter(self, phase: Phase) -> None:
         """Raises `AssertionError` for a step that the drawing does not show."""

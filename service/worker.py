@@ -19,6 +19,7 @@ from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError, 
 from service.feeder import Feeder
 from service.incarnation import Incarnation
 from service.observe.metrics import Metrics
+from service.quarantine import Quarantine
 from service.refused import cut
 from service.restore import BEGUN, BEGUN_KEY, RestorePolicy, SharedReader
 from service.scheduler import Schedule, Scheduler
@@ -96,7 +97,10 @@ class Worker:
         self._feeder = Feeder(scheduler, streams, encoder, metrics, clock, settings.input, settings.output_bytes)
         self._source = transport.source(settings.membership)
         self._reader = SharedReader(transport.reader())
-        self._assignment = Assignment(self._source, self._reader, streams, recovery, metrics, clock)
+        self._quarantine = Quarantine(
+            transport.publisher, settings.topics.snapshots, 2 * settings.max_records, settings.call_timeout
+        )
+        self._assignment = Assignment(self._source, self._reader, streams, recovery, self._quarantine, metrics, clock)
         self._sink = transport.sink(settings.transactional_id, settings.transaction_timeout)
         self._epoch = self._new_epoch()
         self._beside = beside
@@ -164,11 +168,37 @@ class Worker:
             self._assignment.fed(records)
 
     def _feed(self, records: list[RecordBatch], schedule: Schedule) -> None:
+        suspect, records = self._assignment.in_quarantine(records)
+        if suspect:
+            self._feed_one_by_one(suspect)
+            schedule = self._feeder.decode(records, self._assignment.refused())
         if records:
             try:
                 self._step(records, schedule)
             except StepFailed as error:
                 self._isolate(error)
+
+    def _feed_one_by_one(self, records: list[RecordBatch]) -> None:
+        """Of tasks in quarantine: whichever record ends the process now is known to the next one."""
+        fed, self._again = dict[int, int](), records
+        while self._again and not self._unknown:
+            [part], rest = cut(self._again, 1)
+            task, [offset] = self._assignment.tasks[part.partition], part.offsets
+            refusal = self._quarantine.attempt(task.number, task.suspicion, offset)
+            if refusal:
+                task.refused.records[offset] = refusal
+            self._again = []
+            try:
+                self._step([part], self._feeder.decode([part], self._assignment.refused()))
+            except StepFailed as error:
+                self._isolate(error)
+            finally:
+                self._again += rest
+            if refusal or self._due():  # at once: its attempts are forgotten with the next record's
+                self.commit()
+            fed[task.number] = offset
+        for number, offset in fed.items():
+            self._quarantine.outlived(number, self._assignment.tasks[number].suspicion, offset)
 
     def _step(self, records: list[RecordBatch], schedule: Schedule) -> None:
         self._epoch.records += records
@@ -368,6 +398,7 @@ class Worker:
         if not self._stopping and not self._unknown:
             try:
                 self.commit(closing=_numbers(partitions))
+                self._quarantine.leave(self._assignment.suspicions(_numbers(partitions)))
             except EpochAborted as error:
                 self._roll_back(error)
             except (OutcomeUnknown, Fenced) as error:
@@ -411,6 +442,7 @@ class Worker:
                 records, self._again = self._assignment.split(self._again)[1], []
                 self._feed(records, self._feeder.decode(records, self._assignment.refused()))
                 self.commit(closing=self._assignment.tasks)
+                self._quarantine.leave(self._assignment.suspicions(self._assignment.tasks))
                 return
             except EpochAborted as error:
                 self._roll_back(error)

@@ -15,8 +15,6 @@ from service.audit.read import audit
 from service.background import Beside, Wait
 from service.config import Config
 from service.errors import Fenced, TransportUnavailable
-from service.incarnation import SIGNED
-from service.restore import BEGUN
 from service.transport.interface import Isolation, Partition, RecordBatch
 from service.transport.memory import Fault, MemoryLog, MemoryTransport
 from service.worker import Worker
@@ -169,9 +167,7 @@ class Cluster:
 
     def snapshots(self) -> list[tuple[bytes | None, bytes | None]]:
         """Keys and values; None is a tombstone."""
-        return [
-            (key, value) for key, value, _ in self.read("app.snapshots") if value != BEGUN and not (value or b"").startswith(SIGNED)
-        ]
+        return [(key, value) for key, value, _ in self.read("app.snapshots") if not (key or b"").startswith(b"\x00penstock.")]
 
     def predictions(self) -> list[dict[str, object]]:
         return [orjson.loads(value or b"null") for _, value, _ in self.read("out")]

@@ -16,6 +16,9 @@ from service.codec.interface import Prediction, Reason
 RELATIVE = 1e-5
 """How far a prediction may be from the plain module, relative to the largest output of its stream (float32)."""
 
+ON_TRUST = {Reason.STEP_FAILED, Reason.KILLS}
+"""Dead letters that nothing in their records calls for."""
+
 Identity = tuple[int, str, int, int]
 
 
@@ -38,7 +41,7 @@ class Oracle(Protocol):
 @dataclass(frozen=True, slots=True)
 class AuditReport:
     """Counts are of prediction records, and of dead letters. `bit_equal` compares with a fresh program, `max_abs_difference`
-    with the module. `step_failed` counts the records that were refused for what they did to a step, which is taken on trust."""
+    with the module. `on_trust` counts the records that were refused for what they did to a step or to the process."""
 
     records: int
     streams: int
@@ -50,7 +53,7 @@ class AuditReport:
     unjudged: int
     letters_missing: int
     letters_unexpected: int
-    step_failed: int
+    on_trust: int
     max_abs_difference: float
     within_tolerance: bool
     bit_equal: bool
@@ -115,7 +118,7 @@ def judge(
     examples += [f"{times} times: {_words(identity)}" for identity, times in count.items() if times > 1][:5]
     due = Counter(letter for partition in partitions for letter in partition.letters)
     due.update(letter for stream in whole for letter in _illegal_end(stream, oracle))
-    given = Counter(letter for letter in letters if letter.reason not in (Reason.OUTPUT_TOO_LARGE, Reason.STEP_FAILED))
+    given = Counter(letter for letter in letters if letter.reason not in {Reason.OUTPUT_TOO_LARGE, *ON_TRUST})
     examples += [f"dead letter missing: {letter}" for letter in list(due - given)[:3]]
     examples += [f"dead letter unexpected: {letter}" for letter in list(given - due)[:3]]
     worst, within, equal = _values(whole, outputs, oracle, group)
@@ -130,7 +133,7 @@ def judge(
         unjudged=len(offered) - len(whole),
         letters_missing=(due - given).total(),
         letters_unexpected=(given - due).total(),
-        step_failed=sum(letter.reason == Reason.STEP_FAILED for letter in letters),
+        on_trust=sum(letter.reason in ON_TRUST for letter in letters),
         max_abs_difference=worst,
         within_tolerance=within,
         bit_equal=equal,

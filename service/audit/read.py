@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from service.app import Application
 from service.audit.history import Letter, offered
-from service.audit.judge import AuditReport, judge
+from service.audit.judge import ON_TRUST, AuditReport, judge
 from service.audit.oracle import ModuleOracle
-from service.codec.interface import Chunks, Prediction, Reason
+from service.codec.interface import Chunks, Prediction
 from service.errors import OffsetsPending, OperatorActionRequired, TransportUnavailable
 from service.model import device
 from service.transport.interface import Isolation, Membership, Partition, Reader, RecordBatch, Source, Transport
@@ -35,7 +35,7 @@ def audit(application: Application, transport: Transport) -> AuditReport:
                 "name that the worker ran under?"
             )
         letters = list(_letters(config.dead_letters.topic, reader))
-        failed = {(letter.partition, letter.offset) for letter in letters if letter.reason == Reason.STEP_FAILED}
+        failed = {(letter.partition, letter.offset) for letter in letters if letter.reason in ON_TRUST}
         partitions = []
         for partition, stop in before.items():
             low, _ = reader.watermarks(partition, _TIMEOUT)

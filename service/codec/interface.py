@@ -31,6 +31,7 @@ class Reason(StrEnum):
     LENGTH = "length"
     OUTPUT_TOO_LARGE = "output_too_large"
     STEP_FAILED = "step_failed"
+    KILLS = "kills"
 
 
 class Refusal(NamedTuple):

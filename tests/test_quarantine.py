@@ -1,0 +1,189 @@
+"""A record that ends the process each time it is stepped is found by the processes that come after, and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from service.quarantine import ATTEMPTS, STARTS, Quarantine, Suspicion
+from service.streaming import Ragged
+from tests.cluster import Cluster, applications
+
+DEADLY = 66.0
+
+Step = Callable[..., Ragged]
+
+
+class Killed(BaseException):
+    """What kill -9 or a segmentation fault is to the process: nothing catches it."""
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Its processes end where a batch holds a deadly sample."""
+    program = applications()["one"].program
+    step: Step = program.step
+
+    def deadly(state: object, slots: torch.Tensor, chunks: Ragged, final: torch.Tensor | None = None) -> Ragged:
+        if (chunks.values == DEADLY).any():
+            raise Killed
+        return step(state, slots, chunks, final=final)
+
+    monkeypatch.setattr(program, "step", deadly)
+    cluster = Cluster(applications())
+    cluster.start("one")
+    yield cluster
+    monkeypatch.undo()
+
+
+def deadly(cluster: Cluster, key: bytes) -> None:
+    cluster.publish(key, b'{"t":%d,"x":[[66.0,0],[0,0]]}' % (cluster.now * 1000))
+
+
+def supervise(cluster: Cluster, turns: int = 12) -> int:
+    """Restart whatever dies; how often that was."""
+    deaths = 0
+    while turns:
+        turns -= 1
+        try:
+            cluster.work(turns=1)
+        except Killed:
+            deaths += 1
+            assert deaths < 50
+            cluster.crash("one")
+            cluster.start("one")
+            turns = 12
+    return deaths
+
+
+def letters(cluster: Cluster) -> list[tuple[bytes | None, bytes | None]]:
+    return [(key, headers["penstock.error"]) for key, _, headers in cluster.read("app.dead-letters")]
+
+
+def audited(cluster: Cluster) -> int:
+    report = cluster.audit()
+    assert report is not None
+    assert report.passed(exact=True), report
+    return report.expected
+
+
+def test_a_deadly_record_is_refused_in_the_end_and_nobody_else(cluster: Cluster) -> None:
+    for key in (b"a", b"b", b"a"):
+        cluster.produce(key, 4)
+    deadly(cluster, b"a")
+    for key in (b"a", b"b", b"c"):
+        cluster.produce(key, 4)
+    assert supervise(cluster) == STARTS + ATTEMPTS
+    assert letters(cluster) == [(b"a", b"kills")]
+    assert audited(cluster) == 6
+
+
+def test_after_committed_work_too(cluster: Cluster) -> None:
+    cluster.produce(b"a", 4)
+    cluster.work()
+    deadly(cluster, b"a")
+    deadly(cluster, b"a")
+    cluster.produce(b"a", 4)
+    supervise(cluster)
+    assert letters(cluster) == [(b"a", b"kills")] * 2
+    assert audited(cluster) == 2
+    cluster.crash("one")
+    cluster.start("one")
+    cluster.produce(b"a", 4)
+    assert supervise(cluster) == 0  # the replay leaves them out
+    assert audited(cluster) == 3
+
+
+def test_crashes_with_many_records_in_flight_refuse_nobody(cluster: Cluster) -> None:
+    for _ in range(3 * (STARTS + ATTEMPTS)):
+        cluster.produce(b"a", 4)
+        for _ in range(3):
+            cluster.turn("one")  # live, fed, and ended before the first commit
+        cluster.crash("one")
+        cluster.start("one")
+    cluster.work(turns=12)
+    assert letters(cluster) == []
+    assert audited(cluster) == 3 * (STARTS + ATTEMPTS)
+
+
+def test_ends_in_good_order_raise_no_suspicion(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[int] = []
+    attempt = Quarantine.attempt
+
+    def watched(self: Quarantine, task: int, suspicion: Suspicion, offset: int) -> object:
+        attempts.append(offset)
+        return attempt(self, task, suspicion, offset)
+
+    monkeypatch.setattr(Quarantine, "attempt", watched)
+    for _ in range(STARTS + 3):
+        cluster.work()
+        cluster.stop("one")
+        cluster.start("one")
+    cluster.produce(b"a", 4)
+    cluster.work()
+    assert attempts == []
+    assert audited(cluster) == 1
+
+
+def test_an_attempt_is_written_before_the_step_and_awaited() -> None:
+    said: list[str] = []
+
+    class Spy:
+        def publish(self, topic: str, value: bytes | None, **_: object) -> None:
+            said.append("written")
+
+        def flush(self, timeout: float) -> None:
+            said.append("awaited")
+
+    quarantine = Quarantine(Spy, "snapshots", 10, 1.0)  # type: ignore[arg-type]  # a spy needs no more
+    assert quarantine.attempt(0, Suspicion(), 7) is None
+    assert said == ["written", "awaited"]
+
+
+def test_quarantine_ends() -> None:
+    written: dict[bytes, bytes] = {}
+
+    class Topic:
+        def publish(self, topic: str, value: bytes, key: bytes, partition: int) -> None:
+            written[key] = value
+
+        def flush(self, timeout: float) -> None: ...
+
+    suspicion = Suspicion()
+    for _ in range(STARTS + 1):
+        assert not suspicion.until
+        suspicion = Suspicion()
+        for key, value in written.items():
+            assert suspicion.read(key, value)
+        Quarantine(Topic, "snapshots", 10, 1.0).begin(0, suspicion, 100)  # type: ignore[arg-type]
+    assert suspicion.until == 110
+    Quarantine(Topic, "snapshots", 10, 1.0).begin(0, again := Suspicion(100, STARTS), 101)  # type: ignore[arg-type]
+    assert not again.until
+
+
+def test_a_process_killed_from_outside_while_in_quarantine_refuses_nobody(cluster: Cluster) -> None:
+    cluster.produce(b"a", 4)
+    for _ in range(STARTS + ATTEMPTS + 3):
+        for _ in range(3):
+            cluster.turn("one")  # stepped alone in the end, never committed
+        cluster.crash("one")
+        cluster.start("one")
+    cluster.work(turns=12)
+    assert letters(cluster) == []
+    assert audited(cluster) == 1
+
+
+def test_attempts_on_a_later_record_are_remembered_while_earlier_ones_pass() -> None:
+    class Topic:
+        def publish(self, *_: object, **__: object) -> None: ...
+
+        def flush(self, timeout: float) -> None: ...
+
+    suspicion = Suspicion(tried=9, attempts=2)
+    quarantine = Quarantine(Topic, "snapshots", 10, 1.0)  # type: ignore[arg-type]
+    quarantine.outlived(0, suspicion, 5)
+    assert (suspicion.tried, suspicion.attempts) == (9, 2)
+    quarantine.outlived(0, suspicion, 9)
+    assert suspicion.attempts == 0
