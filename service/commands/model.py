@@ -22,6 +22,7 @@ def show(config: Config) -> None:
         "receptive field": "all samples since the stream began" if field is None else _samples(field, rate),
         "delay": _samples(program.delay, rate),
         "history": _samples(program.history, rate),
+        "cost": f"{program.work:,.0f} multiply-adds per sample, {program.work * rate / 1e6:,.1f} million per second and key",
         "state per key": f"{program.bytes_per_slot / 1024:.1f} KiB in memory",
         "numerics": config.numerics.value,
     }

@@ -117,6 +117,10 @@ class Resampling(Windowed):
     def weights(self) -> tuple[Tensor, ...]:
         return (self.filters,)
 
+    @property
+    def work(self) -> int:
+        return self.filters.shape[1] * self.channels
+
     def describe(self) -> str:
         return f"resample({self.window.stride}, {self.window.per}, {self.window.offsets[0]}, {self.window.offsets[-1]})"
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from service.errors import NotStreamable
 from service.nn.overtime import OverTime
@@ -106,6 +107,7 @@ class OnWindows(Windowed):
 
     def __init__(self, sliding: SlidingWindow, channels: int, numerics: Numerics) -> None:
         self.sliding = sliding
+        self.depth = channels
         self.window = Window(sliding.hop, tuple(range(sliding.size)))
         self.batches, self.per_window, each = _probed(sliding, channels, numerics)
         self.channels = self.per_window * each
@@ -124,6 +126,14 @@ class OnWindows(Windowed):
         # Its code is like its weights: what is remembered of a stream does not depend on it.
         code = torch.tensor([*self.batches, *bytes.fromhex(self.sliding.identity())])
         return (code, *self.sliding.module.parameters(), *self.sliding.module.buffers())
+
+    @property
+    def work(self) -> int:
+        """As torch counts them: matrix products and convolutions; none in TorchScript."""
+        like = torch.zeros(1, self.sliding.size, self.depth)
+        with FlopCounterMode(display=False) as counter:
+            self.sliding.frames(_padded(like, self.batches[0]))
+        return int(counter.get_total_flops()) // (2 * self.batches[0]) or len(self.window.offsets) * self.depth
 
     def describe(self) -> str:
         return f"window({self.sliding.size}, {self.sliding.hop}, {self.channels}, {self.per_window})"

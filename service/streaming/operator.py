@@ -61,6 +61,11 @@ class Operator(ABC):
         """All tensors that decide the result, for fingerprints and for moving to a device."""
         return ()
 
+    @property
+    def work(self) -> int:
+        """Multiply-adds, or what costs as much, for one output row."""
+        return sum(weight.numel() for weight in self.weights() if weight.ndim > 1) or self.channels
+
     def absorbs(self, follower: Operator) -> bool:
         """Whether it does from now on what `follower`, its only reader, would do to every row."""
         return False
@@ -153,6 +158,11 @@ class Windowed(Operator):
     def reach(self) -> int:
         least = self.window.stride + self.right + max(abs(self.window.offsets[0]), abs(self.window.offsets[-1])) + 1
         return least * self.window.per
+
+    @property
+    def work(self) -> int:
+        weighed = sum(weight.numel() for weight in self.weights() if weight.ndim > 1)
+        return weighed or len(self.window.offsets) * self.channels
 
     @abstractmethod
     def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:

@@ -76,6 +76,11 @@ class Program:
         return ready.period / ready.gain
 
     @property
+    def work(self) -> float:
+        """Multiply-adds, or what costs as much, per input frame."""
+        return report.work(self.graph)
+
+    @property
     def bytes_per_slot(self) -> int:
         rings = sum(depth * self.graph.values[index].channels for index, depth in self.plan.depth.items())
         hidden = sum(step.node.operator.initial.numel() for step in self.steps if isinstance(step.node.operator, Recurrence))

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from service.streaming.graph import Graph, Value, View
+from service.streaming.graph import Graph, Node, Value, View
 from service.streaming.operator import Recurrence, Windowed
 from service.streaming.plan import Plan
 from service.streaming.timeline import Frames
@@ -43,10 +43,22 @@ def delay(graph: Graph) -> int:
     return max(0, int((frames - 1 - oldest)[made > before].max()))
 
 
+def work(graph: Graph) -> float:
+    """Multiply-adds, or what costs as much, per input frame."""
+    return sum(_work(node) for node in graph.nodes)
+
+
+def _work(node: Node) -> float:
+    ready = node.output.timeline.ready
+    return node.operator.work * ready.gain / ready.period
+
+
 def describe(plan: Plan) -> str:
-    """One line per node: what it is, what it reads, channels and rate of its output, and the rows it makes the arena keep."""
-    lines = [("node", "operator", "reads", "channels", "rate", "ring rows", "from")]
-    lines.append(("0", "input", "", str(plan.graph.channels), "1", str(plan.depth.get(0, 0)), ""))
+    """One line per node: what it is, what it reads, channels and rate of its output, the rows it makes the arena keep, and the
+    multiply-adds, or what costs as much, that it takes per input frame.
+    """
+    lines = [("node", "operator", "reads", "channels", "rate", "ring rows", "cost", "from")]
+    lines.append(("0", "input", "", str(plan.graph.channels), "1", str(plan.depth.get(0, 0)), "", ""))
     for node in plan.graph.nodes:
         operator = node.operator
         name = operator.name
@@ -61,7 +73,9 @@ def describe(plan: Plan) -> str:
         ring = str(plan.depth.get(node.output.index, 0))
         reads = ", ".join(_reading(view) for view in node.inputs)
         rate = _rate(node.output)
-        lines.append((str(node.output.index), name, reads, str(operator.channels), rate, ring, _place(node.where)))
+        lines.append(
+            (str(node.output.index), name, reads, str(operator.channels), rate, ring, f"{_work(node):,.0f}", _place(node.where))
+        )
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from service.postprocess import Detect, Normalize, Smooth
 from service.streaming import Ragged, convert, verify
@@ -144,6 +145,17 @@ def test_describe_names_every_operator_and_its_source() -> None:
 
     assert table.count("conv1d window 3") == 2
     assert "networks.py" in table
+
+
+def test_the_cost_is_what_torch_counts() -> None:
+    """Products and convolutions; the rest is of the order of a number per channel."""
+    frames = 4096
+    for name in ("ResNet", "deep U-Net", "encoder and decoder"):
+        module, channels = NETWORKS[name]
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module.eval()(torch.zeros(1, channels, frames))
+        counted = counter.get_total_flops() / 2 / frames
+        assert counted <= convert(module, channels).work <= 1.25 * counted + 100, name
 
 
 def test_bytes_per_slot_counts_every_ring() -> None:

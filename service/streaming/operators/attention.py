@@ -78,6 +78,10 @@ class Attention(Banded):
     def weights(self) -> tuple[Tensor, ...]:
         return (self.bias,)
 
+    @property
+    def work(self) -> int:
+        return self.band * self.heads * (self.depth + self.width)
+
     def describe(self) -> str:
         return f"attention({self.heads}, {self.groups}, {self.depth}, {self.width}, {self.band}, {self.scale})"
 
