@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
 from torch import nn
 
 from service import model
@@ -20,10 +21,12 @@ from service.errors import OperatorActionRequired
 from service.observe.metrics import Metrics
 from service.restore import RestorePolicy
 from service.scheduler import Scheduler
-from service.state import SnapshotPolicy, Streams
+from service.state import Origin, SnapshotDisk, SnapshotPolicy, Streams
 from service.streaming import Program
 from service.transport.interface import Membership, TopicDescription, Transport
 from service.worker import Worker, WorkerSettings
+
+log = structlog.get_logger("penstock.app")
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,15 @@ class Application:
         clock: Callable[[], float] = time.monotonic,
         longest_poll: float = 0.1,
         beside: Beside = in_thread,
+        wall: Callable[[], float] = time.time,
     ) -> Worker:
         """Checks the topics (raises `OperatorActionRequired`) and makes the loop, not yet connected to its group."""
         config = self.config
         partitions = check_topics(config, transport)
-        streams = Streams(self.program, config.state.slots, model.device(config))
+        # One row more than slots: the dummy's.
+        streams = Streams(
+            self.program, config.state.slots + 1, model.device(config), config.state.memory_bytes, self._disk(transport)
+        )
         settings = WorkerSettings(
             input=config.input.topic,
             topics=self.topics,
@@ -88,12 +95,26 @@ class Application:
             Scheduler(self.decoder, streams),
             streams,
             self.encoder,
-            SnapshotPolicy(config.state.snapshot_every, config.state.replay_records),
-            RestorePolicy(config.snapshot_topic, self.fingerprint, self.program.check, accept_fingerprint),
+            SnapshotPolicy(config.state.snapshot_every, config.state.replay_records, config.state.snapshot_bytes_per_second),
+            RestorePolicy(config.snapshot_topic, self.fingerprint, self.program.check, accept_fingerprint, wall=wall),
             metrics or Metrics(),
             clock,
+            wall=wall,
             beside=beside,
         )
+
+    def _disk(self, transport: Transport, timeout: float = 10.0) -> SnapshotDisk:
+        """What an earlier process left is of use only where the topic is known to be the same, and how long it keeps tombstones."""
+        topic, directory = self.config.snapshot_topic, self.config.state.directory
+        if directory is None:
+            return SnapshotDisk()
+        admin = transport.admin()
+        described, identity = admin.describe([topic], timeout)[topic], admin.identity(topic, timeout)
+        keep = described.config.get("delete.retention.ms") if described else None
+        if identity is None or keep is None:
+            log.warning("state_directory_unused", reason="the snapshot topic's id and delete.retention.ms may not be read")
+            return SnapshotDisk()
+        return SnapshotDisk(directory, Origin(identity, self.fingerprint, int(keep) / 1000 / 2))
 
     def run(self, transport: Transport, stop: threading.Event, accept_fingerprint: bool = False) -> None:
         self.worker(transport, accept_fingerprint=accept_fingerprint).run(stop)
@@ -101,7 +122,16 @@ class Application:
 
 def required_topics(config: Config, partitions: int) -> list[TopicDescription]:
     """The topics that an application needs; outputs and snapshots have as many partitions as the input."""
-    compacted = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"}
+    compacted = {
+        "cleanup.policy": "compact",
+        # What a restore reads stays near the live bytes: the cleaner runs as soon as a tenth is superseded, after ten minutes at
+        # the latest, and only the segment that is being written, small or young, is out of its reach.
+        "min.cleanable.dirty.ratio": "0.1",
+        "max.compaction.lag.ms": "600000",
+        "segment.bytes": str(64 << 20),
+        "segment.ms": "600000",
+        "delete.retention.ms": "86400000",  # tombstones, for local disks that come back within half of that
+    }
     return [
         TopicDescription(config.input.topic, partitions),
         TopicDescription(config.output.topic, partitions),

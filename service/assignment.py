@@ -53,6 +53,10 @@ class Assignment:
     def restoring(self) -> bool:
         return bool(self._restoring)
 
+    @property
+    def replaying(self) -> bool:
+        return any(task.phase is Phase.REPLAYING for task in self.tasks.values())
+
     def live(self) -> dict[int, int]:
         """The next offset of each live task."""
         return {number: task.next_offset for number, task in self.tasks.items() if task.live}
@@ -87,7 +91,7 @@ class Assignment:
             self.tasks[task.number] = task
             closed = before.pop(task.number, None)
             left = closed.left() if closed else None
-            self._restoring[task.number] = restore(task, self.source, self._reader, self._policy, left)
+            self._restoring[task.number] = restore(task, self.source, self._reader, self._policy, self._streams, left)
             self._assigned_at[task.number] = self._clock()
         for number in before:
             self._streams.drop(number)
@@ -162,8 +166,6 @@ class Assignment:
 
     def _begin(self, task: Task, restored: Restored) -> None:
         if restored.frozen is not None:
-            self._streams.drop(task.number)
-            self._streams.assign(task.number, restored.frozen)
             task.refused, task.suspicion = restored.refused, restored.suspicion
             self._quarantine.begin(task.number, task.suspicion, restored.live_at)
         task.committed, task.live_at, task.next_offset = restored.live_at, restored.live_at, restored.replay_from
@@ -173,7 +175,7 @@ class Assignment:
         log.info(
             "restored",
             task=task.number,
-            snapshots=None if restored.frozen is None else len(restored.frozen),
+            snapshots=restored.frozen,
             replay_from=restored.replay_from,
             live_at=restored.live_at,
         )

@@ -30,8 +30,7 @@ class Epoch:
     open: bool = False
     predictions: int = 0
     letters: int = 0
-    snapshots: int = 0
-    snapshot_bytes: int = 0
+    written: list[tuple[int, bytes, bytes | None]] = field(default_factory=list)  # into the snapshot topic: task, key, value
 
     def begin(self, now: float) -> None:
         if not self.open:
@@ -73,8 +72,11 @@ class Epoch:
     def snapshot(self, task: int, key: bytes, data: bytes | None) -> None:
         """A stream's snapshot, or its tombstone."""
         self.sink.produce(self.topics.snapshots, data, key=key, partition=task)
-        self.snapshots += 1
-        self.snapshot_bytes += len(data or b"")
+        self.written.append((task, key, data))
+
+    @property
+    def snapshot_bytes(self) -> int:
+        return sum(len(data or b"") for _, _, data in self.written)
 
     def send(self, offsets: Mapping[Partition, Committed], group: GroupToken) -> None:
         """Offsets go last; the membership token is as fresh as the caller's last line."""

@@ -5,6 +5,7 @@
     ├── NotExact               a program and its module differ            exit 1
     ├── OperatorActionRequired the log or its topics contradict the state exit 1
     ├── TransportUnavailable   the broker cannot be reached in time       exit 1
+    ├── StateDiskFailed        the local cache of snapshots fails           exit 1
     ├── Fenced                 another instance has taken over            exit 3
     ├── StepFailed             roll back in memory and look for the record at fault; exit 1 where it is none's
     ├── EpochAborted           roll back in memory and feed again
@@ -35,6 +36,10 @@ class OperatorActionRequired(PenstockError):
 
 class TransportUnavailable(PenstockError):
     """The broker did not answer in time, or refused for a reason that retrying cannot mend."""
+
+
+class StateDiskFailed(PenstockError):
+    """The local disk with frozen streams cannot be read or written; nothing is lost, since the snapshot topic has them too."""
 
 
 class Fenced(PenstockError):

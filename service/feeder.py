@@ -16,7 +16,8 @@ from service.emission import predictions
 from service.epoch import Epoch
 from service.errors import StepFailed
 from service.observe.metrics import Metrics
-from service.refused import Refusals
+from service.portion import cost, portion
+from service.refused import Refusals, cut
 from service.scheduler import Batch, DeadLetter, Schedule, Scheduler
 from service.state import Streams
 from service.streaming import Ragged
@@ -59,6 +60,18 @@ class Feeder:
             ended += self._scheduler.settle(batch, self._clock())
         self._metrics.replayed(sum(map(len, records)))
         return ended
+
+    def fitting(
+        self, records: list[RecordBatch], schedule: Schedule, refused: Refusals
+    ) -> tuple[list[RecordBatch], Schedule, list[RecordBatch]]:
+        """Of `records`, already decoded, the first that there is room for, with their schedule, and the rest."""
+        rest: list[RecordBatch] = []
+        while records and cost(records) + self._scheduler.rate_changes(schedule) > self._streams.room:
+            total, count = (sum(map(len, some)) for some in (records, portion(records, self._streams.room)[0]))
+            records, beyond = cut(records, count if count < total else total // 2)
+            rest = beyond + rest
+            schedule = self.decode(records, refused)
+        return records, schedule, rest
 
     def feed(self, records: Sequence[RecordBatch], schedule: Schedule, epoch: Epoch) -> None:
         """Feed new input and publish what it completes. Raises `StepFailed`."""

@@ -6,6 +6,7 @@ go on. Every contradiction between offsets, log and snapshots ends in `OperatorA
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from service.errors import OffsetsPending, OperatorActionRequired, SnapshotMisma
 from service.incarnation import SIGNED
 from service.quarantine import Suspicion
 from service.refused import RefusedRecords
-from service.state import Snapshot
+from service.state import Mark, Snapshot, Streams
 from service.task import OffsetMetadata, Task
 from service.transport.interface import Committed, Partition, Reader, RecordBatch, Source
 
@@ -21,7 +22,10 @@ BEGUN = b"PSNB\x01"
 """The value of the record that a task's first commit leaves in the snapshot topic for good. Without it, a group whose offsets
 have expired after all its keys had ended would look like one that never ran, and compute everything again."""
 
-BEGUN_KEY = b"\x00penstock.begun"
+OWN_KEYS = b"\x00penstock."
+"""How the keys of the service's own records in the snapshot topic begin."""
+
+BEGUN_KEY = OWN_KEYS + b"begun"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +38,18 @@ class RestorePolicy:
     check: Callable[[bytes], None]
     accept_fingerprint: bool = False
     timeout: float = 10.0
+    wall: Callable[[], float] = time.time
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Feed from `replay_from`, publish from `live_at`, thaw `frozen` as keys come, never feed `refused`; with `frozen` None, go on
+    """Feed from `replay_from`, publish from `live_at`, never feed `refused`. `frozen` is how many snapshots were read; None: go on
     from memory. `metadata` is what the group holds."""
 
     live_at: int
     replay_from: int
     metadata: str
-    frozen: dict[bytes, Snapshot] | None
+    frozen: int | None
     accepted_fingerprint: str | None = None
     refused: RefusedRecords = field(default_factory=RefusedRecords)
     suspicion: Suspicion = field(default_factory=Suspicion)
@@ -75,9 +80,14 @@ class SharedReader:
 
 
 def restore(
-    task: Task, source: Source, reader: SharedReader, policy: RestorePolicy, left: Committed | None = None
+    task: Task,
+    source: Source,
+    reader: SharedReader,
+    policy: RestorePolicy,
+    streams: Streams,
+    left: Committed | None = None,
 ) -> Generator[None, None, Restored]:
-    """Raises `OperatorActionRequired`; returns what the worker needs to start the task.
+    """Raises `OperatorActionRequired`; returns what the worker needs to start the task. Its snapshots lie frozen in `streams` then.
 
     `left` is what the group held when this process last closed the task, with memory true to it. Where the group still holds
     that, nobody has worked on the task since, and no snapshot is read.
@@ -89,7 +99,7 @@ def restore(
     if committed is not None and committed == left and low <= committed.offset <= high:
         _check_partitions(task, OffsetMetadata.from_text(committed.metadata), reader, policy)
         return Restored(committed.offset, committed.offset, committed.metadata, None)
-    begun, frozen, refused, suspicion = yield from _snapshots(task, reader, policy)
+    begun, ahead, frozen, refused, suspicion = yield from _snapshots(task, reader, policy, streams)
     if committed is None:
         if begun:
             raise OperatorActionRequired(
@@ -97,7 +107,7 @@ def restore(
                 "The offsets have expired or were deleted. Set them back to where the application stood, or, to begin anew and "
                 f"compute everything again, delete and create {policy.snapshots}."
             )
-        return Restored(low, low, "", {}, suspicion=suspicion)
+        return Restored(low, low, "", 0, suspicion=suspicion)
     if not low <= committed.offset <= high:
         side = "below the log's first offset" if committed.offset < low else "above the log's end"
         raise OperatorActionRequired(
@@ -111,9 +121,9 @@ def restore(
                 f"{where}: the committed offset {committed.offset} carries no metadata, but {policy.snapshots} says that it "
                 f"had some. Another tool has moved the offset. Delete and create {policy.snapshots} to go on."
             )
-        return Restored(committed.offset, committed.offset, "", {}, suspicion=suspicion)
+        return Restored(committed.offset, committed.offset, "", 0, suspicion=suspicion)
     metadata = OffsetMetadata.from_text(committed.metadata)
-    _check(where, committed, metadata, frozen, low, reader, task, policy)
+    _check(where, committed, metadata, ahead, low, reader, task, policy)
     differs = metadata.fingerprint != policy.fingerprint and metadata.replay_from < committed.offset
     if differs and not policy.accept_fingerprint:
         raise OperatorActionRequired(
@@ -137,44 +147,69 @@ def _committed(task: Task, source: Source) -> Generator[None, None, Committed | 
 
 
 def _snapshots(
-    task: Task, reader: SharedReader, policy: RestorePolicy
-) -> Generator[None, None, tuple[bool, dict[bytes, Snapshot], RefusedRecords, Suspicion]]:
-    """Whether the task has ever committed, the latest snapshot of each key, and what is noted of single records.
+    task: Task, reader: SharedReader, policy: RestorePolicy, streams: Streams
+) -> Generator[None, None, tuple[bool, int, int, RefusedRecords, Suspicion]]:
+    """Whether the task has ever committed, the highest offset that a snapshot reaches, how many were read, and what is noted of
+    single records. Where the local disk can be trusted, only what came after its mark is read.
 
     The end is taken after the committed offset is known to be stable (rule 6).
     """
-    partition = Partition(policy.snapshots, task.number)
+    partition, disk = Partition(policy.snapshots, task.number), streams.cold.disk
     while reader.busy:
         yield
     low, high = reader.watermarks(partition, policy.timeout)
-    begun, frozen, refused = False, dict[bytes, bytes](), RefusedRecords()
-    suspicion = Suspicion()
-    for batch in reader.read(partition, low, high, policy.timeout):
-        for key, value in zip(batch.keys, batch.values, strict=True):
-            if (value is not None and value.startswith(SIGNED)) or suspicion.read(key or b"", value):
+    streams.assign(task.number)
+    mark = disk.trusted(task.number, policy.wall())
+    if mark is None or not low <= mark.position <= high:
+        disk.clear(task.number)
+        mark = Mark(low, False, 0, 0.0)
+    begun, ahead, refused, suspicion, count = mark.begun, mark.ahead, RefusedRecords(), Suspicion(), 0
+    for key, kept in disk.beginning_with(task.number, OWN_KEYS):
+        _ = suspicion.read(key, kept) or refused.read(key, kept)
+    for rate in mark.rates:
+        streams.note_rate(rate)
+    damaged: dict[bytes, SnapshotMismatch] = {}
+    for batch in reader.read(partition, mark.position, high, policy.timeout):
+        latest, own = dict[bytes, bytes | None](), list[tuple[bytes, bytes | None]]()
+        for name, value in zip(batch.keys, batch.values, strict=True):
+            if value is not None and value.startswith(SIGNED):
+                continue
+            if suspicion.read(name or b"", value):
+                own.append((name or b"", value))
                 continue
             begun = True
-            if refused.read(key or b"", value):
-                continue
-            if value is not None and value != BEGUN:
-                frozen[key or b""] = value
+            if refused.read(name or b"", value) or value == BEGUN:
+                own.append((name or b"", value))
             else:
-                frozen.pop(key or b"", None)
+                latest[name or b""] = value
+        for key, data in latest.items():
+            damaged.pop(key, None)
+            if data is not None:
+                try:
+                    snapshot = _opened(data, policy)
+                except SnapshotMismatch as error:
+                    damaged[key] = error
+                else:
+                    ahead = max(ahead, snapshot.positions[0])
+                    streams.note_rate(snapshot.rate)
+        disk.follow(task.number, own)
+        streams.receive(task.number, {key: value for key, value in latest.items() if key not in damaged})
+        count += len(latest)
         yield
-    return begun, {key: _opened(key, value, partition, policy) for key, value in frozen.items()}, refused, suspicion
-
-
-def _opened(key: bytes, value: bytes, partition: Partition, policy: RestorePolicy) -> Snapshot:
-    try:
-        snapshot = Snapshot.from_bytes(value)
-        policy.check(snapshot.blob)
-    except SnapshotMismatch as error:
+    for key, why in damaged.items():
         raise OperatorActionRequired(
-            f"{partition.topic} partition {partition.partition}, key {key!r}: the snapshot cannot be used: {error}. If the "
+            f"{partition.topic} partition {partition.partition}, key {key!r}: the snapshot cannot be used: {why}. If the "
             "network or its post-processing has another structure than before, give the application another `app` name, so that "
             "it begins anew; if the snapshot is damaged, publish a null value under this key to that partition, which makes the "
             "key begin anew."
-        ) from error
+        ) from why
+    disk.set_mark(task.number, Mark(high, begun, ahead, policy.wall(), tuple(streams.rates)))
+    return begun, ahead, count, refused, suspicion
+
+
+def _opened(value: bytes, policy: RestorePolicy) -> Snapshot:
+    snapshot = Snapshot.from_bytes(value)
+    policy.check(snapshot.blob)
     return snapshot
 
 
@@ -182,7 +217,7 @@ def _check(
     where: str,
     committed: Committed,
     metadata: OffsetMetadata,
-    frozen: dict[bytes, Snapshot],
+    ahead: int,
     low: int,
     reader: SharedReader,
     task: Task,
@@ -195,7 +230,6 @@ def _check(
             "removed them. Raise the topic's retention above `state.snapshot_every`; the streams concerned cannot be rebuilt, so "
             f"begin anew with another `app` name, or reset the group's offsets and delete and create {policy.snapshots}."
         )
-    ahead = max((snapshot.positions[0] for snapshot in frozen.values()), default=0)
     if ahead > committed.offset:
         raise OperatorActionRequired(
             f"{where}: a snapshot reaches offset {ahead}, beyond the committed offset {committed.offset}: the offset was moved "

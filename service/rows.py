@@ -98,3 +98,15 @@ def rounds(rows: Rows, rates: dict[tuple[int, bytes], float]) -> list[Rows]:
             part.ends[positions] = True
         result.append(part)
     return [part for part in result if len(part)]
+
+
+def changes(rows: Rows, rates: dict[tuple[int, bytes], float]) -> int:
+    """How many streams end because a record has another rate; `rates` as in `rounds`."""
+    current, count = dict(rates), 0
+    for task, key, rate, end in zip(rows.tasks.tolist(), rows.keys, rows.rates.tolist(), rows.ends.tolist(), strict=True):
+        if not end:
+            count += current.get((task, key), rate) != rate
+            current[task, key] = rate
+        else:
+            current.pop((task, key), None)
+    return count

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from service.codec.interface import Decoder, Refusal
 from service.refused import Refusals
-from service.rows import Rows, concatenate, rounds
-from service.state import CLEAN, Streams
+from service.rows import Rows, changes, concatenate, rounds
+from service.state import CLEAN, Frozen, Snapshot, Streams
 from service.transport.interface import RecordBatch
 
 
@@ -108,20 +108,26 @@ class Scheduler:
         rows = schedule._rows
         if rows is None:
             return
-        steady = not rows.ends.any() and bool((rows.rates == rows.rates[0]).all())
-        plain = steady and self._streams.rates <= {float(rows.rates[0])}
-        for part in [rows] if plain else rounds(rows, self._present_rates(rows)):
+        for part in [rows] if self._plain(rows) else rounds(rows, self._present_rates(rows)):
             batch = self._pack(part, live)
             if batch is not None:
                 yield batch
 
+    def rate_changes(self, schedule: Schedule) -> int:
+        """How many streams end in the schedule because a record has another rate."""
+        rows = schedule._rows
+        return 0 if rows is None or self._plain(rows) else changes(rows, self._present_rates(rows))
+
+    def _plain(self, rows: Rows) -> bool:
+        """No stream ends, and none has another rate than its records."""
+        steady = not rows.ends.any() and bool((rows.rates == rows.rates[0]).all())
+        return steady and self._streams.rates <= {float(rows.rates[0])}
+
     def _present_rates(self, rows: Rows) -> dict[tuple[int, bytes], float]:
-        present = {}
-        for task, key in set(zip(rows.tasks.tolist(), rows.keys, strict=True)):
-            rate = self._streams.rate(task, key)
-            if rate is not None:
-                present[task, key] = rate
-        return present
+        keys: dict[int, set[bytes]] = {}
+        for task, key in zip(rows.tasks.tolist(), rows.keys, strict=True):
+            keys.setdefault(task, set()).add(key)
+        return {(task, key): rate for task, some in keys.items() for key, rate in self._streams.present_rates(task, some).items()}
 
     def _pack(self, rows: Rows, live: bool) -> Batch | None:
         slots = self._locate(rows, live)
@@ -164,26 +170,38 @@ class Scheduler:
         for begin, end in pairwise(bounds):
             found += map(index[int(rows.tasks[begin])].get, rows.keys[begin:end])
         if None in found:
-            self._thaw(rows, found, live)
+            unknown: dict[int, dict[bytes, None]] = {}
+            for row, slot in enumerate(found):
+                if slot is None:
+                    unknown.setdefault(int(rows.tasks[row]), {})[rows.keys[row]] = None
+            self._streams.make_room(sum(map(len, unknown.values())), {slot for slot in found if slot is not None})
+            frozen = self._thaw(rows, found, unknown, live)
             for row, slot in enumerate(found):
                 if slot is None:
                     task, key = int(rows.tasks[row]), rows.keys[row]
                     slot = index[task].get(key)
-                    if slot is None and not rows.ends[row] and key not in self._streams.frozen[task]:
+                    if slot is None and not rows.ends[row] and key not in frozen[task]:
                         slot = self._streams.open(task, key, int(rows.offsets[row]), float(rows.rates[row]), live)
                     found[row] = slot or 0
         return np.array(found, np.int64)
 
-    def _thaw(self, rows: Rows, found: list[int | None], live: bool) -> None:
-        """Thaw the frozen streams among the unknown, all of a task at once; not for records that their snapshots contain."""
-        wanted: dict[int, dict[bytes, None]] = {}
+    def _thaw(
+        self, rows: Rows, found: list[int | None], unknown: dict[int, dict[bytes, None]], live: bool
+    ) -> dict[int, dict[bytes, tuple[Frozen, Snapshot]]]:
+        """Thaw the frozen streams among the unknown, all of a task at once, and give back all that are frozen; those whose records
+        their snapshots contain stay so."""
+        frozen = {task: self._streams.find(task, keys) for task, keys in unknown.items()}
+        wanted: dict[int, dict[bytes, tuple[Frozen, Snapshot]]] = {task: {} for task in frozen}
         for row, slot in enumerate(found):
-            task, key = int(rows.tasks[row]), rows.keys[row]
-            snapshot = self._streams.frozen[task].get(key) if slot is None else None
-            if snapshot is not None and rows.offsets[row] >= snapshot.positions[0]:
-                wanted.setdefault(task, {})[key] = None
-        for task, keys in wanted.items():
-            self._streams.thaw(task, list(keys), live)
+            if slot is None:
+                task, key = int(rows.tasks[row]), rows.keys[row]
+                stream = frozen[task].get(key)
+                if stream is not None and rows.offsets[row] >= stream[1].positions[0]:
+                    wanted[task][key] = stream
+        for task, streams in wanted.items():
+            if streams:
+                self._streams.thaw(task, streams, live)
+        return frozen
 
     def _times(
         self, rows: Rows, slots: Int64[np.ndarray, "R"], first: Int64[np.ndarray, "R"], ready: Int64[np.ndarray, "R"]

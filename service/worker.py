@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import structlog
 
 from service.assignment import Assignment
@@ -18,13 +17,14 @@ from service.epoch import Epoch, Topics
 from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError, StepFailed, TransportUnavailable
 from service.feeder import Feeder
 from service.incarnation import Incarnation
+from service.landmarks import Landmarks
 from service.observe.metrics import Metrics
+from service.portion import portion
 from service.quarantine import Quarantine
 from service.refused import cut
 from service.restore import BEGUN, BEGUN_KEY, RestorePolicy, SharedReader
 from service.scheduler import Schedule, Scheduler
-from service.state import CLEAN, SnapshotPolicy, Streams, replay_from
-from service.state.table import Slots
+from service.state import Chosen, SnapshotPolicy, Streams
 from service.task import OffsetMetadata
 from service.transport.interface import (
     Committed,
@@ -62,7 +62,7 @@ class _Commit:
     wait: Wait
     offsets: dict[Partition, Committed]
     replay_from: dict[int, int]
-    snapshotted: Slots
+    snapshotted: Chosen
     tombstones: list[tuple[int, bytes]]
     begun_at: float
 
@@ -90,7 +90,7 @@ class Worker:
         self.streams = streams
         self._policy = policy
         self._recovery = recovery
-        self._metrics = metrics
+        self.metrics = metrics
         self._clock = clock
         self.sleep = sleep
         self._wall = wall
@@ -101,11 +101,15 @@ class Worker:
             transport.publisher, settings.topics.snapshots, 2 * settings.max_records, settings.call_timeout
         )
         self._assignment = Assignment(self._source, self._reader, streams, recovery, self._quarantine, metrics, clock)
+        self._landmarks = Landmarks(self._reader, settings.topics.snapshots, streams, clock, recovery.wall)
         self._sink = transport.sink(settings.transactional_id, settings.transaction_timeout)
         self._epoch = self._new_epoch()
         self._beside = beside
         self._commit: _Commit | None = None
-        self._again: list[RecordBatch] = []  # live records of an aborted epoch, to be fed before new ones
+        self._again: list[
+            RecordBatch
+        ] = []  # live records to be fed before new ones: of an aborted epoch, or beyond what there were slots for
+        self._full = False  # some of them wait for slots
         self._failures = 0  # transactions in a row that were aborted, or whose outcome nobody learnt
         self._tombstones: list[tuple[int, bytes]] = []  # owed for streams that ended in replay
         self._committed_at = clock()
@@ -136,17 +140,20 @@ class Worker:
         """One round of the loop."""
         try:
             self._assignment.advance()
-            polled = self._source.poll(self._settings.max_records, self._patience())
+            if self._assignment.replaying and self.streams.room < self.streams.slots / 2:
+                self.commit()  # a replay needs slots that no epoch has changed
+            waiting = sum(map(len, self._again))
+            polled = self._source.poll(max(1, self._settings.max_records - waiting), self._patience())
             records, self._again = self._again + polled, []
             replayed, live = self._assignment.split(records)
             self._replay(replayed)
-            schedule = self._feeder.decode(
-                live, self._assignment.refused()
-            )  # while the commit before, if there is one, is still under way
             self._again = live
+            settled = self._commit is not None or not self._epoch.open
+            part, rest = portion(live, self.streams.slots if settled else self.streams.room)
+            schedule = self._decode(part)  # while the commit before, if there is one, is still under way
             self._finish_commit()
-            self._again = []
-            self._feed(live, schedule)
+            self._again = rest
+            self._feed(part, schedule)
             if self._due():
                 self._begin_commit()
             self._assignment.report_lag()
@@ -162,26 +169,40 @@ class Worker:
                 Fenced("the group gave this instance's place away, and a newer process of the same instance has started")
             )
 
-    def _replay(self, records: Sequence[RecordBatch]) -> None:
-        if records:
-            self._tombstones += self._feeder.replay(records, self._assignment.refused())
-            self._assignment.fed(records)
+    def _replay(self, records: list[RecordBatch]) -> None:
+        while records:
+            part, records = portion(records, self.streams.room, at_least=1)
+            self._tombstones += self._feeder.replay(part, self._assignment.refused())
+            self._assignment.fed(part)
+
+    def _decode(self, records: list[RecordBatch]) -> Schedule:
+        return self._feeder.decode(records, self._assignment.refused())
 
     def _feed(self, records: list[RecordBatch], schedule: Schedule) -> None:
-        suspect, records = self._assignment.in_quarantine(records)
+        """As many as there are slots for before a commit; the rest waits."""
+        suspect, others = self._assignment.in_quarantine(records)
         if suspect:
-            self._feed_one_by_one(suspect)
-            schedule = self._feeder.decode(records, self._assignment.refused())
+            self._again = suspect + others + self._again
+            self._feed_one_by_one(sum(map(len, suspect)))
+            if self._unknown:
+                return
+            records, self._again = others, self._again[len(others) :]
+            schedule = self._decode(records)
+        records, schedule, rest = self._feeder.fitting(records, schedule, self._assignment.refused())
+        self._again = rest + self._again
+        self._full = bool(self._again)
         if records:
             try:
                 self._step(records, schedule)
             except StepFailed as error:
                 self._isolate(error)
 
-    def _feed_one_by_one(self, records: list[RecordBatch]) -> None:
-        """Of tasks in quarantine: whichever record ends the process now is known to the next one."""
-        fed, self._again = dict[int, int](), records
-        while self._again and not self._unknown:
+    def _feed_one_by_one(self, count: int) -> None:
+        """The first `count` of those that wait, of tasks in quarantine: whichever ends the process now is known to the next one."""
+        fed = dict[int, int]()
+        while count and not self._unknown:
+            if self.streams.room < 2:  # a record takes two slots at most: of the stream that it ends, of the one that it begins
+                self.commit()
             [part], rest = cut(self._again, 1)
             task, [offset] = self._assignment.tasks[part.partition], part.offsets
             refusal = self._quarantine.attempt(task.number, task.suspicion, offset)
@@ -189,7 +210,7 @@ class Worker:
                 task.refused.records[offset] = refusal
             self._again = []
             try:
-                self._step([part], self._feeder.decode([part], self._assignment.refused()))
+                self._step([part], self._decode([part]))
             except StepFailed as error:
                 self._isolate(error)
             finally:
@@ -197,6 +218,7 @@ class Worker:
             if refusal or self._due():  # at once: its attempts are forgotten with the next record's
                 self.commit()
             fed[task.number] = offset
+            count -= 1
         for number, offset in fed.items():
             self._quarantine.outlived(number, self._assignment.tasks[number].suspicion, offset)
 
@@ -219,11 +241,13 @@ class Worker:
     def _due(self) -> bool:
         now = self._clock()
         if self._epoch.open:
-            return now - self._epoch.begun_at >= self._settings.commit_interval
+            return self._full or now - self._epoch.begun_at >= self._settings.commit_interval
         if any(task.live and not task.metadata for task in self._assignment.tasks.values()):
             return True
         idle = now - self._committed_at >= self._settings.commit_interval
-        return idle and self._policy.overdue(self.streams.table, self._assignment.live(), now)
+        return self.streams.cold.crowded or (
+            idle and self.streams.overdue(self._policy, self._assignment.live(), now, now - self._committed_at)
+        )
 
     def commit(self, closing: Collection[int] = ()) -> None:
         """Commit now. Of tasks in `closing` every dirty stream is snapshotted, so that nothing needs replay."""
@@ -233,12 +257,8 @@ class Worker:
     def _begin_commit(self, closing: Collection[int] = ()) -> None:
         """Snapshots and offsets; the commit itself goes on beside the loop. Until it is finished, nothing live is fed."""
         self._finish_commit()
-        now, table, live = self._clock(), self.streams.table, self._assignment.live()
-        chosen = self._policy.choose(table, live, now, now - self._committed_at)
-        if closing:
-            dirty = table.dirty()
-            leaving = np.isin(table.column("task")[dirty], [task for task in closing if task in live])
-            chosen = np.union1d(chosen, dirty[leaving])
+        now, live = self._clock(), self._assignment.live()
+        chosen = self.streams.choose(self._policy, live, now, now - self._committed_at, closing)
         tombstones = [(task, key) for task, key in self._tombstones if task in live]
         announced = all(self._assignment.tasks[task].metadata for task in live)
         if announced and not (self._epoch.open or len(chosen) or tombstones):
@@ -249,11 +269,13 @@ class Worker:
         for task in live:
             if not self._assignment.tasks[task].metadata:
                 self._epoch.snapshot(task, BEGUN_KEY, BEGUN)
-        for slot, snapshot in zip(chosen.tolist(), self.streams.freeze(chosen) if len(chosen) else [], strict=True):
-            self._epoch.snapshot(int(table.column("task")[slot]), table.keys[slot], snapshot.to_bytes())
+        snapshots = self.streams.snapshots(chosen)
+        for task, key, data in snapshots:
+            self._epoch.snapshot(task, key, data)
+        self._policy.wrote(len(snapshots), sum(len(data) for _, _, data in snapshots))
         offsets, starts = {}, {}
         for number, offset in live.items():
-            start = starts[number] = replay_from(table, number, offset, chosen)
+            start = starts[number] = self.streams.replay_from(number, offset, chosen)
             for key, value in self._assignment.tasks[number].refused.owed(start, offset):
                 self._epoch.snapshot(number, key, value)
             metadata = OffsetMetadata(start, self._settings.partitions, self._recovery.fingerprint, self._incarnation.name)
@@ -268,18 +290,17 @@ class Worker:
         if commit is None:
             return
         commit.wait()
-        self._metrics.commit_took(self._clock() - commit.begun_at)
-        table = self.streams.table
-        table.rows["dirty_since"][commit.snapshotted] = CLEAN
-        table.rows["snapshotted"][commit.snapshotted] = True
-        self.streams.settle()
+        self.metrics.commit_took(self._clock() - commit.begun_at)
+        self.streams.committed(commit.snapshotted, self._epoch.written)
         for partition, (offset, metadata) in commit.offsets.items():
             task = self._assignment.tasks[partition.partition]
             task.committed, task.metadata = offset, metadata
             task.refused.committed(commit.replay_from[task.number], offset)
-        self._metrics.committed(self._epoch.snapshots, self._epoch.snapshot_bytes, table.used)
+        self._landmarks.committed({partition.partition: offset for partition, (offset, _) in commit.offsets.items()})
+        self.metrics.cached(self.streams.count_evictions(), self.streams.cold.size, self._policy.deferred)
+        self.metrics.committed(len(self._epoch.written), self._epoch.snapshot_bytes, self.streams.table.used)
         if self._epoch.records:
-            self._metrics.waited(self._wall() - min(part.timestamps[0] for part in self._epoch.records) / 1000)
+            self.metrics.waited(self._wall() - min(part.timestamps[0] for part in self._epoch.records) / 1000)
         self._epoch = self._new_epoch()
         self._failures = 0
         self._tombstones = [owed for owed in self._tombstones if owed not in commit.tombstones]
@@ -293,7 +314,7 @@ class Worker:
         No commit may be under way: whoever calls this has waited for it, and seen it fail.
         """
         log.warning("epoch_aborted", reason=str(error))
-        self._metrics.aborted()
+        self.metrics.aborted()
         epoch, self._epoch = self._epoch, self._new_epoch()
         try:
             epoch.abort(self._settings.call_timeout)
@@ -325,9 +346,11 @@ class Worker:
             self._roll_back(EpochAborted(str(failed)))
             failed, size = None, max(1, size // 2)
             while self._again and not failed and not self._unknown:
-                records, self._again = cut(self._again, size)
+                records, rest = cut(self._again, size)
+                records, schedule, beyond = self._feeder.fitting(records, self._decode(records), self._assignment.refused())
+                self._again = beyond + rest
                 try:
-                    self._step(records, self._feeder.decode(records, self._assignment.refused()))
+                    self._step(records, schedule)
                     self.commit()
                     size *= 2
                 except StepFailed as error:
@@ -345,7 +368,7 @@ class Worker:
         self._unknown = True
         if isinstance(error, Fenced):
             self._fenced = error
-        self._metrics.outcome_unknown()
+        self.metrics.outcome_unknown()
         log.warning("outcome_unknown", reason=str(error))
         self._count_failure(error)
 
@@ -389,12 +412,12 @@ class Worker:
 
     def assigned(self, partitions: Sequence[Partition]) -> None:
         log.info("assigned", tasks=_numbers(partitions))
-        self._metrics.rebalanced("assigned")
+        self.metrics.rebalanced("assigned")
         self._assignment.add(partitions)
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
         log.info("revoked", tasks=_numbers(partitions))
-        self._metrics.rebalanced("revoked")
+        self.metrics.rebalanced("revoked")
         if not self._stopping and not self._unknown:
             try:
                 self.commit(closing=_numbers(partitions))
@@ -407,7 +430,7 @@ class Worker:
 
     def lost(self, partitions: Sequence[Partition]) -> None:
         log.warning("lost", tasks=_numbers(partitions))
-        self._metrics.rebalanced("lost")
+        self.metrics.rebalanced("lost")
         self._lost = True
         if not self._stopping and not self._unknown:
             try:
@@ -423,6 +446,7 @@ class Worker:
         if self._unknown:
             self.streams.rollback()
         numbers = _numbers(partitions)
+        self._landmarks.forget(numbers)
         owed = {task for task, _ in self._tombstones}
         self._tombstones = [(task, key) for task, key in self._tombstones if task not in numbers]
         clean = set[int]() if self._stopping else set(numbers) - owed
@@ -440,7 +464,11 @@ class Worker:
             try:
                 self._finish_commit()
                 records, self._again = self._assignment.split(self._again)[1], []
-                self._feed(records, self._feeder.decode(records, self._assignment.refused()))
+                self._feed(records, self._decode(records))
+                while self._again:
+                    self.commit()
+                    records, self._again = self._again, []
+                    self._feed(records, self._decode(records))
                 self.commit(closing=self._assignment.tasks)
                 self._quarantine.leave(self._assignment.suspicions(self._assignment.tasks))
                 return
@@ -460,6 +488,7 @@ class Worker:
         for part in (self._source, self._reader, self._sink):
             with contextlib.suppress(PenstockError):
                 part.close()
+        self.streams.close()
 
 
 def _numbers(partitions: Sequence[Partition]) -> list[int]:

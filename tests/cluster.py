@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -67,7 +68,9 @@ class Cluster:
         self.transport.publisher().publish("in", value, key=key)
 
     def start(self, name: str) -> None:
-        worker = self.applications[name].worker(self.transport, clock=lambda: self.now, longest_poll=0.0, beside=self.beside)
+        worker = self.applications[name].worker(
+            self.transport, clock=lambda: self.now, longest_poll=0.0, beside=self.beside, wall=lambda: self.now
+        )
         worker.sleep = self._pass
         worker.open()
         self.workers[name] = self.newest[name] = worker
@@ -177,14 +180,33 @@ def _rows(batch: RecordBatch) -> list[tuple[bytes | None, bytes | None, dict[str
     return [(batch.keys[row], batch.values[row], dict(batch.headers(row))) for row in range(len(batch))]
 
 
+@dataclass(frozen=True)
+class Room:
+    """How many streams have a slot, and how many bytes those without one may take."""
+
+    slots: int = 64
+    memory_bytes: int = 1 << 20
+
+
+ROOMS = [Room(), Room(slots=2), Room(slots=3, memory_bytes=0), Room(slots=4, memory_bytes=1500)]
+"""Slots enough; and so few that streams are frozen and thawed all the time, in memory and on disk."""
+
 _APPLICATIONS: dict[str, Application] = {}
 
 
-def applications() -> dict[str, Application]:
+def applications(room: Room | None = None) -> dict[str, Application]:
     """Converted once: conversion is slow beside a turn."""
     if not _APPLICATIONS:
         directory = Path(tempfile.mkdtemp(prefix="penstock-test-"))
         for name in INSTANCES:
             _APPLICATIONS[name] = Application.from_config(configured(directory, instance=name))
         _APPLICATIONS["other weights"] = Application.from_config(configured(directory, seed=2))
-    return _APPLICATIONS
+    if room is None:
+        return _APPLICATIONS
+    return {name: with_room(application, room) for name, application in _APPLICATIONS.items()}
+
+
+def with_room(application: Application, room: Room, directory: Path | None = None) -> Application:
+    changed = {"slots": room.slots, "memory_bytes": room.memory_bytes, "directory": directory}
+    state = application.config.state.model_copy(update=changed)
+    return replace(application, config=application.config.model_copy(update={"state": state}))

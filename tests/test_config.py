@@ -242,7 +242,7 @@ def test_unset_variables_and_broken_ones_are_told_with_their_line(directory):
         ("  topic: pumps.predictions", "  topic: pumps.snapshots", "1: one topic serves two purposes: pumps.snapshots"),
         ("interval: 50ms", "interval: 50", "21: commit.interval: found 50, but a duration above zero with its unit"),
         ("interval: 50ms", "interval: 20s", "21: commit: transaction_timeout must be at least twice the interval"),
-        ("slots: 4096", "slots: 0", "22: state.slots: found 0, but it should be greater than 0"),
+        ("slots: 4096", "slots: 0", "22: state.slots: found 0, but it should be greater than or equal to 2"),
         ("slots: 4096", "slots: [1]", "22: state.slots: found a list, but it should be a valid integer"),
         ("device: auto ", "device: gpu ", "23: device: found 'gpu', but auto, cpu, cuda or cuda:<number> is expected"),
         ("commit: {interval: 50ms}", "commit:", "21: commit: found nothing, but a mapping is expected"),

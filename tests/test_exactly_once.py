@@ -15,15 +15,15 @@ from service.background import Beside
 from service.errors import Fenced
 from service.transport.memory import Fault
 from tests.applications import chunk
-from tests.cluster import INSTANCES, Cluster, applications, at_once, when_waited_for
+from tests.cluster import INSTANCES, ROOMS, Cluster, Room, applications, at_once, when_waited_for
 
 KEYS = [b"a", b"b", b"c", b"d", b"e"]
 
 
 class ExactlyOnce(RuleBasedStateMachine):
-    @initialize(beside=st.sampled_from([at_once, when_waited_for]))
-    def begin(self, beside: Beside) -> None:
-        self.cluster = Cluster(applications())
+    @initialize(beside=st.sampled_from([at_once, when_waited_for]), room=st.sampled_from(ROOMS))
+    def begin(self, beside: Beside, room: Room) -> None:
+        self.cluster = Cluster(applications(room))
         self.cluster.beside = beside
         self.cluster.start("one")
 

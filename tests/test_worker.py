@@ -289,17 +289,6 @@ class TestWhoIsFenced:
         assert audited(cluster) == 2
 
 
-def test_more_keys_than_slots_grow_the_arena(cluster: Cluster) -> None:
-    keys = [b"key-%d" % number for number in range(3 * cluster.config.state.slots)]
-    for key in keys:
-        cluster.produce(key, 3)
-    cluster.work()
-    for key in keys:
-        cluster.produce(key, 3)
-    cluster.work()
-    assert audited(cluster) == 2 * len(keys)
-
-
 def test_a_join_hands_streams_over_without_replay(cluster: Cluster) -> None:
     for key in (b"a", b"b", b"c", b"d"):
         cluster.produce(key, 7)

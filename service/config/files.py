@@ -24,6 +24,14 @@ ExistingFile = Annotated[Path, AfterValidator(_existing)]
 """A file that exists; relative to the directory of the configuration file."""
 
 
+def _local(path: Path, info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("directory", Path())) / path.expanduser()
+
+
+LocalPath = Annotated[Path, AfterValidator(_local)]
+"""A path that need not exist yet; relative to the directory of the configuration file."""
+
+
 class Normalization(BaseModel):
     """Per channel mean and standard deviation, computed beforehand: samples become `(x − mean) / std`."""
 

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from service.config.durations import Duration, lasting
-from service.config.files import ExistingFile, Normalization, read_normalization
+from service.config.files import ExistingFile, LocalPath, Normalization, read_normalization
 from service.config.kafka import Properties
 
 _NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
@@ -263,12 +263,19 @@ class Commit(Section):
 
 
 class State(Section):
-    """`slots` streams in memory; each is snapshotted every `snapshot_every`, so that a restart replays at most
-    `replay_records` per partition."""
+    """`slots` streams have their state in the arena at the same time; others lie frozen, in `memory_bytes` of the host's memory and
+    beyond that on disk: in `directory`, which a restart then reads, or in a temporary file.
 
-    slots: Positive = 4096
+    Each is snapshotted every `snapshot_every`, so that a restart replays at most `replay_records` per partition, but no more than
+    `snapshot_bytes_per_second` are written for that.
+    """
+
+    slots: Annotated[int, Field(ge=2)] = 4096
+    memory_bytes: Annotated[int, Field(ge=0)] = 256 << 20
+    directory: LocalPath | None = None
     snapshot_every: Duration = lasting("30s")
     replay_records: Positive = 1_000_000
+    snapshot_bytes_per_second: Positive = 16 << 20
 
 
 class Group(Section):

@@ -58,6 +58,9 @@ class Metrics:
         self._latency = histogram("event_to_prediction_seconds", "Age of a transaction's oldest record at its commit")
         self._active_keys = gauge("active_keys", "Streams in the last step")
         self._slots = gauge("slots_used", "Streams whose state is in the arena")
+        self._evictions = counter("slot_evictions_total", "Streams that were frozen to make room for others")
+        self._frozen = gauge("frozen_bytes", "Host memory that frozen streams take")
+        self._deferred = gauge("snapshots_deferred", "Streams beyond their replay bound that the snapshot budget has put off")
         self._snapshots = counter("snapshots_total", "Committed snapshots")
         self._snapshot_bytes = counter("snapshot_bytes_total", "Bytes of committed snapshots")
         self._replayed = counter("replayed_records_total", "Committed records fed again after an assignment")
@@ -123,6 +126,12 @@ class Metrics:
         self._slots.set(slots)
         self._last_commit.set_to_current_time()
         self._end("committed")
+
+    def cached(self, evictions: int, frozen_bytes: int, deferred: int) -> None:
+        """So many more streams were frozen to make room; what frozen ones take; snapshots that the budget has put off."""
+        self._evictions.inc(evictions)
+        self._frozen.set(frozen_bytes)
+        self._deferred.set(deferred)
 
     def aborted(self) -> None:
         self._end("aborted")

@@ -1,8 +1,24 @@
-"""Slots, snapshots, dirty tracking, and the way back when an epoch is aborted."""
+"""Slots, snapshots, dirty tracking, what lies frozen, and the way back when an epoch is aborted."""
 
+from service.state.cold import ColdStreams, Frozen
 from service.state.dirty import SnapshotPolicy, replay_from
+from service.state.disk import Mark, Origin, SnapshotDisk
 from service.state.snapshot import Snapshot
-from service.state.streams import Streams
+from service.state.streams import Chosen, Streams
 from service.state.table import CLEAN, FREE, SlotTable
 
-__all__ = ["CLEAN", "FREE", "SlotTable", "Snapshot", "SnapshotPolicy", "Streams", "replay_from"]
+__all__ = [
+    "CLEAN",
+    "FREE",
+    "Chosen",
+    "ColdStreams",
+    "Frozen",
+    "Mark",
+    "Origin",
+    "SlotTable",
+    "Snapshot",
+    "SnapshotDisk",
+    "SnapshotPolicy",
+    "Streams",
+    "replay_from",
+]

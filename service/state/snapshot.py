@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from service.errors import SnapshotMismatch
 
-_MAGIC = b"PSNP"
+MAGIC = b"PSNP"
 _VERSION = 1
 _FIXED = struct.Struct("<4sBHqqqdd")
 _CRC = struct.Struct("<I")
@@ -38,7 +38,7 @@ class Snapshot:
 
     def to_bytes(self) -> bytes:
         fixed = _FIXED.pack(
-            _MAGIC, _VERSION, len(self.positions), self.stream, self.frames, self.last_start, self.last_time, self.rate
+            MAGIC, _VERSION, len(self.positions), self.stream, self.frames, self.last_start, self.last_time, self.rate
         )
         header = fixed + struct.pack(f"<{len(self.positions)}q", *self.positions)
         return header + _CRC.pack(zlib.crc32(header)) + self.blob
@@ -49,10 +49,8 @@ class Snapshot:
         if len(data) < _FIXED.size:
             raise SnapshotMismatch(f"a snapshot of {len(data)} bytes is shorter than its header")
         magic, version, count, stream, frames, last_start, last_time, rate = _FIXED.unpack_from(data)
-        if magic != _MAGIC or version != _VERSION:
-            raise SnapshotMismatch(
-                f"snapshot format {magic!r} version {version}; this penstock reads {_MAGIC!r} version {_VERSION}"
-            )
+        if magic != MAGIC or version != _VERSION:
+            raise SnapshotMismatch(f"snapshot format {magic!r} version {version}; this penstock reads {MAGIC!r} version {_VERSION}")
         end = _FIXED.size + 8 * count
         if len(data) < end + _CRC.size or _CRC.unpack_from(data, end)[0] != zlib.crc32(data[:end]):
             raise SnapshotMismatch("the header's checksum does not match")

@@ -1,13 +1,14 @@
 """All streams of this process: the arena, the table beside it, the index from keys to slots, and the way back.
 
+Slots are a cache: where more are needed than are free, the streams that were fed longest ago are frozen and leave theirs.
 Between two commits every change can be undone: `protect` takes a picture of a slot before its first change in an epoch,
-`rollback` puts all pictures back, `settle` forgets them. Slots that end are reused only after `settle`, so a picture never
-meets a new tenant.
+`rollback` puts all pictures back, `settle` forgets them. A slot that an epoch has changed is not given away before the epoch is
+settled, so a picture never meets a new tenant, and who leaves a slot is as the last commit left it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +17,29 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 
 from service.errors import SnapshotMismatch
+from service.state.cold import ColdStreams, Frozen
+from service.state.dirty import SnapshotPolicy, replay_from
+from service.state.disk import SnapshotDisk
 from service.state.snapshot import Snapshot
-from service.state.table import CLEAN, Slots, SlotTable
+from service.state.table import CLEAN, FREE, Slots, SlotTable
 from service.streaming import Program, Ragged
+
+MEMORY = 256 << 20
+"""Bytes that frozen streams may take of the host's memory, unless told otherwise."""
+
+_AT_ONCE = 16
+"""A sixteenth of the slots is made free at a time, where so many may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Streams that a commit snapshots: those in slots, and those that lie frozen (rows of the cold table)."""
+
+    slots: Slots
+    cold: Slots
+
+    def __len__(self) -> int:
+        return len(self.slots) + len(self.cold)
 
 
 @dataclass(slots=True)
@@ -35,41 +56,89 @@ class _Undo:
     pictures: list[_Picture] = field(default_factory=list)
     opened: list[int] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
-    thawed: list[tuple[int, bytes, Snapshot]] = field(default_factory=list)
+    thawed: list[tuple[int, bytes, Frozen]] = field(default_factory=list)
+    buried: list[tuple[int, bytes]] = field(default_factory=list)
 
 
 class Streams:
-    """Owns `program`'s arena and everything about who sits in it. Grows when there are more keys than slots."""
+    """Owns `program`'s arena and everything about who sits in it. `capacity` slots, the dummy included, and never more."""
 
-    def __init__(self, program: Program, capacity: int, device: str) -> None:
+    def __init__(
+        self, program: Program, capacity: int, device: str, memory: int = MEMORY, disk: SnapshotDisk | None = None
+    ) -> None:
         self.program = program
         self.device = torch.device(device)
         self.state = program.new_state(slots=capacity, device=device)
         self.table = SlotTable(capacity)
         self.index: dict[int, dict[bytes, int]] = {}
-        self.frozen: dict[int, dict[bytes, Snapshot]] = {}
+        self.cold = ColdStreams(memory, disk or SnapshotDisk())
         self.rates: set[float] = set()  # the first two different rates of streams, in Hz
+        self.evictions = 0
         self._undo = _Undo()
-        self._protected = np.zeros(capacity, np.bool_)
+        self._protected = np.zeros(capacity, np.bool_)  # changed by the epoch at hand
+        self._held = np.zeros(capacity, np.bool_)  # snapshotted by the commit under way
+        self._steps = 0
 
     # tasks
 
-    def assign(self, task: int, frozen: dict[bytes, Snapshot]) -> None:
-        """A task begins with the snapshots that its topic holds; each is thawed when the key's next record comes."""
+    def assign(self, task: int) -> None:
+        """A task begins, without streams."""
+        self.drop(task)
         self.index[task] = {}
-        self.frozen[task] = frozen
-        for rate in {snapshot.rate for snapshot in frozen.values()}:
-            self._note_rate(rate)
+        self.cold.assign(task)
+
+    def receive(self, task: int, snapshots: Mapping[bytes, bytes | None]) -> None:
+        """What the snapshot topic holds, a part at a time; None is a tombstone. Each is thawed when its key's next record comes."""
+        self.cold.receive(task, snapshots)
 
     def drop(self, task: int) -> None:
         """Forget a task. Nothing of it may be unsettled: `settle` or `rollback` comes first."""
         slots = list(self.index.pop(task, {}).values())
-        self.frozen.pop(task, None)
+        self.cold.drop(task)
         if slots:
             self.program.reset(self.state, self._tensor(np.array(slots, np.int64)))
             self.table.vacate(slots)
 
     # slots
+
+    @property
+    def slots(self) -> int:
+        """How many streams can have a slot at the same time."""
+        return self.table.capacity - 1
+
+    @property
+    def room(self) -> int:
+        """How many streams can get a slot, or be changed in theirs, before the epoch is settled."""
+        return self.slots - int((self._protected | self._held).sum())
+
+    def make_room(self, count: int, pinned: Collection[int] = ()) -> None:
+        """Free at least `count` slots; `pinned` ones stay. There must be `room`."""
+        short = count - len(self.table.free)
+        if short <= 0:
+            return
+        movable = (self.table.column("task") != FREE) & ~self._protected & ~self._held
+        movable[list(pinned)] = False
+        candidates = np.flatnonzero(movable)
+        if len(candidates) < short:
+            raise AssertionError(f"{short} slots are wanted, and {len(candidates)} can be had")
+        many = min(max(short, self.table.capacity // _AT_ONCE), len(candidates))
+        used = self.table.column("used")[candidates]
+        self._evict(candidates if many == len(candidates) else candidates[np.argpartition(used, many - 1)[:many]])
+
+    def _evict(self, slots: Slots) -> None:
+        rows = self.table.rows[slots].copy()
+        clean = rows["dirty_since"] == CLEAN
+        frozen = np.flatnonzero(~clean | (not self.cold.disk.complete))
+        data = dict(zip(frozen.tolist(), self.freeze(slots[frozen]), strict=True)) if len(frozen) else {}
+        for place, (slot, task) in enumerate(zip(slots.tolist(), rows["task"].tolist(), strict=True)):
+            key = self.table.keys[slot]
+            del self.index[task][key]
+            if place in data:
+                self.cold.put(task, key, Frozen(data[place].to_bytes(), None if clean[place] else rows[place]))
+        self.program.reset(self.state, self._tensor(slots))
+        self.table.vacate(slots.tolist())
+        self.cold.spill()
+        self.evictions += len(slots)
 
     def open(self, task: int, key: bytes, offset: int, rate: float, live: bool) -> int:
         """A slot for a new stream whose first record stands at `offset`."""
@@ -78,34 +147,51 @@ class Streams:
         row["stream"] = offset
         row["position"] = offset
         row["rate"] = rate
-        self._note_rate(rate)
+        self.note_rate(rate)
         return slot
 
-    def rate(self, task: int, key: bytes) -> float | None:
-        """The sampling rate (Hz) of the key's present stream, None where it has none."""
-        slot = self.index[task].get(key)
-        if slot is not None:
-            return float(self.table.rows["rate"][slot])
-        snapshot = self.frozen[task].get(key)
-        return None if snapshot is None else snapshot.rate
+    def present_rates(self, task: int, keys: Collection[bytes]) -> dict[bytes, float]:
+        """The sampling rate (Hz) of each key's present stream, where it has one."""
+        index = self.index[task]
+        rates = {key: float(self.table.rows["rate"][index[key]]) for key in keys if key in index}
+        frozen = self.find(task, [key for key in keys if key not in index])
+        return rates | {key: snapshot.rate for key, (_, snapshot) in frozen.items()}
 
-    def thaw(self, task: int, keys: Sequence[bytes], live: bool) -> list[int]:
+    def find(self, task: int, keys: Collection[bytes]) -> dict[bytes, tuple[Frozen, Snapshot]]:
+        """Those of `keys` that have a frozen stream. Raises `StateDiskFailed` where the disk has damaged one."""
+        found = {}
+        for key, frozen in self.cold.find(task, keys).items():
+            try:
+                snapshot = Snapshot.from_bytes(frozen.data)
+                if frozen.on_disk:
+                    self.program.check(snapshot.blob)
+            except SnapshotMismatch as error:
+                if frozen.on_disk:
+                    self.cold.disk.fail(str(error))
+                raise
+            found[key] = frozen, snapshot
+        return found
+
+    def thaw(self, task: int, frozen: Mapping[bytes, tuple[Frozen, Snapshot]], live: bool) -> list[int]:
         """Slots for streams that lie frozen. Raises `SnapshotMismatch` naming the keys; the task must not go on then."""
-        snapshots = [self.frozen[task][key] for key in keys]
-        slots = [self._take(task, key, live) for key in keys]
+        slots = [self._take(task, key, live) for key in frozen]
         try:
-            self.program.thaw(self.state, self._tensor(np.array(slots, np.int64)), [s.blob for s in snapshots])
+            blobs = [snapshot.blob for _, snapshot in frozen.values()]
+            self.program.thaw(self.state, self._tensor(np.array(slots, np.int64)), blobs)
         except SnapshotMismatch as error:
-            shown = ", ".join(repr(key) for key in keys[:3])
-            raise SnapshotMismatch(f"task {task}, key(s) {shown}{' …' if len(keys) > 3 else ''}: {error}") from error
-        for slot, key, snapshot in zip(slots, keys, snapshots, strict=True):
+            shown = ", ".join(repr(key) for key in list(frozen)[:3])
+            raise SnapshotMismatch(f"task {task}, key(s) {shown}{' …' if len(frozen) > 3 else ''}: {error}") from error
+        for slot, (key, (found, snapshot)) in zip(slots, frozen.items(), strict=True):
             row = self.table.rows[slot]
-            row["stream"], row["frames"], row["position"] = snapshot.stream, snapshot.frames, snapshot.positions[0]
-            row["last_start"], row["last_time"], row["rate"] = snapshot.last_start, snapshot.last_time, snapshot.rate
-            row["snapshotted"] = True
-            del self.frozen[task][key]
+            if found.row is not None:
+                self.table.rows[slot] = found.row
+            else:
+                row["stream"], row["frames"], row["position"] = snapshot.stream, snapshot.frames, snapshot.positions[0]
+                row["last_start"], row["last_time"], row["rate"] = snapshot.last_start, snapshot.last_time, snapshot.rate
+                row["snapshotted"] = True
             if live:
-                self._undo.thawed.append((task, key, snapshot))
+                self._undo.thawed.append((task, key, found))
+        self.cold.remove(task, frozen)
         return slots
 
     def protect(self, slots: Slots) -> None:
@@ -124,6 +210,8 @@ class Streams:
         final: Bool[np.ndarray, "B"] | None,
     ) -> tuple[Float32[np.ndarray, "M C_out"], Int64[np.ndarray, "B"]]:
         """One packed step; the outputs' values and how many each stream got."""
+        self._steps += 1
+        self.table.rows["used"][slots] = self._steps
         packed = Ragged(torch.from_numpy(values).to(self.device), torch.from_numpy(lengths).to(self.device))
         ended = None if final is None else torch.from_numpy(final).to(self.device)
         out = self.program.step(self.state, self._tensor(slots), packed, final=ended)
@@ -133,7 +221,12 @@ class Streams:
         """These streams are over: their keys are free for new streams at once, their slots after `settle`."""
         self.program.reset(self.state, self._tensor(slots))
         for slot in slots.tolist():
-            del self.index[int(self.table.rows["task"][slot])][self.table.keys[slot]]
+            task, key = int(self.table.rows["task"][slot]), self.table.keys[slot]
+            del self.index[task][key]
+            if self.table.rows["snapshotted"][slot]:
+                self.cold.bury(task, key)
+                if live:
+                    self._undo.buried.append((task, key))
         self.table.rows["dirty_since"][slots] = CLEAN
         if live:
             self._undo.ended += slots.tolist()
@@ -147,6 +240,7 @@ class Streams:
         for picture in self._undo.pictures:
             self._protected[picture.slots] = False
         self._protected[self._undo.opened] = False
+        self._held[:] = False
         self.table.vacate(self._undo.ended)
         self._undo = _Undo()
 
@@ -168,8 +262,13 @@ class Streams:
             self._protected[picture.slots] = False
             for slot in picture.slots.tolist():
                 self.index[int(self.table.rows["task"][slot])][self.table.keys[slot]] = slot
-        for task, key, snapshot in undo.thawed:
-            self.frozen[task][key] = snapshot
+        self._held[:] = False
+        for task, key in undo.buried:
+            self.cold.unbury(task, key)
+        for task, key, frozen in undo.thawed:
+            self.cold.put(task, key, frozen)
+
+    # snapshots
 
     def freeze(self, slots: Slots) -> list[Snapshot]:
         """Snapshots of `slots`, true at each stream's present position."""
@@ -181,16 +280,65 @@ class Streams:
             for stream, position, frames, last_start, last_time, rate, blob in zip(*columns, blobs, strict=True)
         ]
 
-    def _note_rate(self, rate: float) -> None:
+    def choose(
+        self, policy: SnapshotPolicy, tasks: Mapping[int, int], now: float, elapsed: float, closing: Collection[int] = ()
+    ) -> Chosen:
+        """Which dirty streams of `tasks` (with their next offsets) to snapshot at a commit; of the tasks in `closing` all."""
+        slots, cold = policy.choose([self.table, self.cold.dirty], tasks, now, elapsed)
+        chosen = []
+        for table, rows, must in ((self.table, slots, slots[:0]), (self.cold.dirty, cold, self.cold.crowding())):
+            dirty = table.dirty()
+            leaving = dirty[np.isin(table.column("task")[dirty], [task for task in closing if task in tasks])]
+            must = must[np.isin(table.column("task")[must], list(tasks))]
+            chosen.append(np.union1d(np.union1d(rows, must), leaving).astype(np.int64))
+        return Chosen(*chosen)
+
+    def overdue(self, policy: SnapshotPolicy, tasks: Mapping[int, int], now: float, elapsed: float) -> bool:
+        """Whether a commit is owed for the sake of snapshots alone."""
+        return policy.overdue([self.table, self.cold.dirty], tasks, now, elapsed)
+
+    def snapshots(self, chosen: Chosen) -> list[tuple[int, bytes, bytes]]:
+        """Task, key and snapshot of each. Their slots are not given away before `settle` or `rollback`."""
+        self._held[chosen.slots] = True
+        table, cold = self.table, self.cold.dirty
+        warm = [snapshot.to_bytes() for snapshot in self.freeze(chosen.slots)] if len(chosen.slots) else []
+        return [
+            (int(table.column("task")[slot]), table.keys[slot], data)
+            for slot, data in zip(chosen.slots.tolist(), warm, strict=True)
+        ] + [
+            (int(cold.column("task")[row]), cold.keys[row], data)
+            for row, data in zip(chosen.cold.tolist(), self.cold.data(chosen.cold), strict=True)
+        ]
+
+    def committed(self, chosen: Chosen, written: Sequence[tuple[int, bytes, bytes | None]]) -> None:
+        """The epoch is committed, with these snapshots and, `written` in the snapshot topic in this order, all that it brought."""
+        self.cold.committed(written)
+        self.table.rows["dirty_since"][chosen.slots] = CLEAN
+        self.table.rows["snapshotted"][chosen.slots] = True
+        self.cold.snapshotted(chosen.cold)
+        self.cold.spill()
+        self.settle()
+
+    def replay_from(self, task: int, next_offset: int, chosen: Chosen) -> int:
+        """The first offset that a recovery of `task` must read, once the chosen streams are snapshotted."""
+        return min(
+            replay_from(self.table, task, next_offset, chosen.slots), replay_from(self.cold.dirty, task, next_offset, chosen.cold)
+        )
+
+    def count_evictions(self) -> int:
+        """How many streams have been frozen to make room, since this was asked before."""
+        count, self.evictions = self.evictions, 0
+        return count
+
+    def close(self) -> None:
+        self.cold.disk.close()
+
+    def note_rate(self, rate: float) -> None:
+        """A stream of this rate (Hz) is here, or may be thawed."""
         if len(self.rates) < 2:
             self.rates.add(rate)
 
     def _take(self, task: int, key: bytes, live: bool) -> int:
-        if not self.table.free:
-            capacity = 2 * self.table.capacity
-            self.program.resize(self.state, capacity)
-            self.table.grow(capacity)
-            self._protected = np.concatenate([self._protected, np.zeros(capacity // 2, np.bool_)])
         slot = self.table.free.pop()
         self.table.occupy(slot, task, key)
         self.index[task][key] = slot

@@ -24,6 +24,7 @@ _ROW = np.dtype(
         ("dirty_since", np.int64),  # offset of the first record after the last snapshot, or CLEAN
         ("dirty_at", np.float64),  # when that was fed, in seconds of the worker's clock
         ("snapshotted", np.bool_),  # the snapshot topic holds this stream
+        ("used", np.int64),  # when it was last fed, in steps
     ]
 )
 
@@ -60,7 +61,7 @@ class SlotTable:
         self.free = list(range(capacity - 1, old - 1, -1)) + self.free
 
     def occupy(self, slot: int, task: int, key: bytes) -> None:
-        self.rows[slot] = (task, 0, 0, 0, 0, np.nan, np.nan, CLEAN, 0.0, False)
+        self.rows[slot] = (task, 0, 0, 0, 0, np.nan, np.nan, CLEAN, 0.0, False, 0)
         self.keys[slot] = key
         self.labels[slot] = key.decode("utf-8", "backslashreplace")
 

@@ -200,6 +200,9 @@ class Admin(Protocol):
     def describe(self, topics: Sequence[str], timeout: float) -> dict[str, TopicDescription | None]:
         """Each topic as it is (with its `cleanup.policy` where that may be read), None where there is none."""
 
+    def identity(self, topic: str, timeout: float) -> str | None:
+        """What tells the topic from one of the same name made later; None where that cannot be learnt."""
+
     def create(self, topics: Sequence[TopicDescription], timeout: float) -> None:
         """Raises `OperatorActionRequired` where the broker refuses. A topic that exists already is no error."""
 

@@ -29,6 +29,9 @@ PROMISED = {
     "event_to_prediction_seconds": set(),
     "active_keys": set(),
     "slots_used": set(),
+    "slot_evictions_total": set(),
+    "frozen_bytes": set(),
+    "snapshots_deferred": set(),
     "snapshots_total": set(),
     "snapshot_bytes_total": set(),
     "replayed_records_total": set(),
@@ -83,6 +86,14 @@ def test_what_did_not_commit_counts_only_when_it_is_done_again(end, result):
     assert value(metrics, "predictions_total") == 4
     assert value(metrics, "transactions_total", result=result) == 1
     assert value(metrics, "transactions_total", result="committed") == 1
+
+
+def test_evictions_add_up_and_what_is_frozen_is_what_there_is_now():
+    metrics = Metrics()
+    metrics.cached(3, 900, 2)
+    metrics.cached(2, 500, 0)
+    assert value(metrics, "slot_evictions_total") == 5
+    assert (value(metrics, "frozen_bytes"), value(metrics, "snapshots_deferred")) == (500, 0)
 
 
 def test_a_partition_that_went_elsewhere_has_no_lag_here():

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from service.errors import OperatorActionRequired, PenstockError, TransportUnavailable
@@ -55,6 +55,13 @@ class KafkaAdmin:
             else None
             for topic in topics
         }
+
+    def identity(self, topic: str, timeout: float) -> str | None:
+        answers = self._admin.describe_topics(TopicCollection([topic]), request_timeout=timeout)
+        try:
+            return str(answers[topic].result().topic_id)
+        except KafkaException:
+            return None  # an old broker, or no right to know
 
     def create(self, topics: Sequence[TopicDescription], timeout: float) -> None:
         once = {topic.name: topic for topic in topics}.values()  # a name given twice crashes confluent_kafka

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections import deque
@@ -47,6 +48,7 @@ class MemoryLog:
         self._producers: dict[str, Producer] = {}
         self._groups: dict[str, Group] = {}
         self._unkeyed: dict[str, int] = {}
+        self._identities: dict[str, str] = {}
         self._faults: deque[Fault] = deque()
 
     # Topics
@@ -56,6 +58,7 @@ class MemoryLog:
         with self.changed:
             if description.name not in self._topics:
                 self._topics[description.name] = description
+                self._identities[description.name] = secrets.token_hex(8)
                 for number in range(description.partitions):
                     where = Partition(description.name, number)
                     self._partitions[where] = PartitionLog(where)
@@ -63,6 +66,9 @@ class MemoryLog:
 
     def describe(self, topic: str) -> TopicDescription | None:
         return self._topics.get(topic)
+
+    def identity(self, topic: str) -> str | None:
+        return self._identities.get(topic)
 
     def count(self, topic: str) -> int:
         """How many partitions the topic has, 0 where there is none."""

@@ -45,6 +45,9 @@ class MemoryAdmin:
     def describe(self, topics: Sequence[str], timeout: float) -> dict[str, TopicDescription | None]:
         return {topic: self._log.describe(topic) for topic in topics}
 
+    def identity(self, topic: str, timeout: float) -> str | None:
+        return self._log.identity(topic)
+
     def create(self, topics: Sequence[TopicDescription], timeout: float) -> None:
         for topic in topics:
             self._log.create(topic)

@@ -1,0 +1,33 @@
+"""How much of what was polled a step takes: an epoch changes no more streams than there are slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.refused import cut
+from service.transport.interface import RecordBatch
+
+
+def cost(records: Sequence[RecordBatch]) -> int:
+    """At most so many slots are needed by `records` before an epoch is settled, if no stream changes its rate: one for each key,
+    and one more for each end of a stream, since another may begin under the same key."""
+    keys: dict[int, set[bytes | None]] = {}
+    for part in records:
+        keys.setdefault(part.partition, set()).update(part.keys)
+    return sum(map(len, keys.values())) + sum(part.values.count(None) for part in records)
+
+
+def portion(records: Sequence[RecordBatch], room: int, at_least: int = 0) -> tuple[list[RecordBatch], list[RecordBatch]]:
+    """The first records, as many as `room` slots are enough for, and the rest."""
+    if sum(map(len, records)) <= at_least or cost(records) <= room:
+        return list(records), []
+    seen: set[tuple[int, bytes | None]] = set()
+    count = needed = 0
+    for part in records:
+        for key, value in zip(part.keys, part.values, strict=True):
+            needed += ((part.partition, key) not in seen) + (value is None)
+            if needed > room:
+                return cut(records, max(count, at_least))
+            seen.add((part.partition, key))
+            count += 1
+    raise AssertionError("the cost of all is that of its records, one by one")
