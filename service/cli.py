@@ -18,6 +18,11 @@ from service.errors import ConfigurationError, Fenced, NotStreamable, PenstockEr
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The application's YAML file.", show_default=False)]
 
+_TIME = "a time (2026-01-31T08:00, UTC) or a duration before now (2h); Kafka's time of the input record"
+Begin = Annotated[str | None, typer.Option("--from", metavar="TIME", help=f"Leave out what came before: {_TIME}.")]
+End = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Leave out what came at this time or later.")]
+Keys = Annotated[list[str] | None, typer.Option("--keys", metavar="KEY", help="Only this key; may be given again.")]
+
 
 class ErrorBoundary(TyperGroup):
     """Ends every command that raises on purpose with one message on standard error and the exit code of its kind."""
@@ -167,14 +172,21 @@ def model_verify(path: ConfigFile) -> None:
 
 
 @main.command()
-def audit(path: ConfigFile, json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
-    """Judge all that was published against the plain network, offline. Exit 0 only when all is right."""
+def audit(
+    path: ConfigFile,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    begin: Begin = None,
+    end: End = None,
+    keys: Keys = None,
+) -> None:
+    """Judge what was published against the plain network, offline. Exit 0 only when all is right."""
     from service.commands.audit import audit as judge
     from service.config import load
+    from service.extent import Extent
     from service.transport.kafka import KafkaTransport
 
     settings = load(path)
-    if not judge(settings, KafkaTransport(settings.kafka), json):
+    if not judge(settings, KafkaTransport(settings.kafka), json, Extent.parse(begin, end, keys)):
         raise typer.Exit(1)
 
 

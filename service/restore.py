@@ -75,6 +75,9 @@ class SharedReader:
         finally:
             self.busy = False
 
+    def offset_at(self, partition: Partition, timestamp: int, timeout: float) -> int:
+        return self._reader.offset_at(partition, timestamp, timeout)
+
     def close(self) -> None:
         self._reader.close()
 

@@ -5,6 +5,7 @@ Deliberately shares nothing with the scheduler: this is the other opinion.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -62,6 +63,9 @@ class OfferedStream:
         return np.concatenate([record.samples for record in self.records])
 
 
+EVERYWHERE = range(sys.maxsize)
+
+
 class Offered(NamedTuple):
     """The streams of one partition in order of their first records, and a letter for each refused record."""
 
@@ -69,12 +73,18 @@ class Offered(NamedTuple):
     letters: list[Letter]
 
 
-def offered(partition: int, batches: Iterable[tuple[RecordBatch, Chunks]], begins_at: int, failed: Collection[int] = ()) -> Offered:
+def offered(
+    partition: int,
+    batches: Iterable[tuple[RecordBatch, Chunks]],
+    begins_at: int,
+    failed: Collection[int] = (),
+    within: range = EVERYWHERE,
+) -> Offered:
     """What one partition offered. The log begins at offset `begins_at`; the records at `failed` were refused for what they did to a
-    step, which nothing in them tells."""
+    step, which nothing in them tells. Streams and refusals that do not reach into the offsets `within` are left out."""
     present: dict[bytes, OfferedStream] = {}
     seen: set[bytes] = set()
-    streams: list[OfferedStream] = []
+    streams: dict[tuple[bytes, int], OfferedStream] = {}
     letters: list[Letter] = []
     for batch, chunks in batches:
         position = 0
@@ -84,7 +94,8 @@ def offered(partition: int, batches: Iterable[tuple[RecordBatch, Chunks]], begin
             position += length
             key = batch.keys[row]
             if row in chunks.refused:
-                letters.append(Letter(partition, offset, str(chunks.refused[row].reason)))
+                if offset in within:
+                    letters.append(Letter(partition, offset, str(chunks.refused[row].reason)))
                 continue
             if offset in failed:
                 continue
@@ -95,6 +106,8 @@ def offered(partition: int, batches: Iterable[tuple[RecordBatch, Chunks]], begin
                 end = Fed(offset, stream.frames, np.nan, samples[:0], ends=True, null=bool(chunks.ends[row]))
                 stream.records.append(end)
                 del present[key]
+                if offset < within.start:
+                    del streams[key, stream.stream]
                 stream = None
             if chunks.ends[row]:
                 seen.add(key)
@@ -103,7 +116,8 @@ def offered(partition: int, batches: Iterable[tuple[RecordBatch, Chunks]], begin
                 label = key.decode("utf-8", "backslashreplace")
                 stream = OfferedStream(partition, label, offset, rate, whole=begins_at == 0 or key in seen)
                 present[key] = stream
-                streams.append(stream)
+                streams[key, offset] = stream
             seen.add(key)
             stream.records.append(Fed(offset, stream.frames, float(chunks.times[row]), samples))
-    return Offered(streams, letters)
+    reaching = [stream for stream in streams.values() if stream.records[-1].offset >= within.start]
+    return Offered(reaching, letters)

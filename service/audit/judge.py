@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -81,14 +81,20 @@ def judge(
     published: Sequence[Prediction],
     letters: Sequence[Letter],
     oracle: Oracle,
+    within: Mapping[int, range] | None = None,
     group: int = 64,
 ) -> AuditReport:
     """Match predictions by input partition, key, stream and index, and dead letters by record; then compare values, `group`
     streams at a time.
 
     A prediction that was too large for its topic is a dead letter instead. `published` holds the predictions of each output
-    partition in log order. A stream whose beginning the log no longer holds is not judged, nor are its predictions.
+    partition in log order; `within`, by input partition, the offsets of the records that are judged (None: all). A stream whose
+    beginning the log no longer holds is not judged, nor are its predictions.
     """
+
+    def meant(stream: OfferedStream, offset: int) -> bool:
+        return within is None or offset in within[stream.partition]
+
     offered = [stream for partition in partitions for stream in partition.streams]
     begun = {(prediction.partition, prediction.key, prediction.stream) for prediction in published}
     whole = [stream for stream in offered if stream.whole or (stream.partition, stream.key, stream.stream) in begun]
@@ -97,7 +103,7 @@ def judge(
     too_large = {(letter.partition, letter.offset) for letter in letters if letter.reason == Reason.OUTPUT_TOO_LARGE}
     for stream in whole:
         for index, wanted in _expected(stream, oracle):
-            if (stream.partition, wanted.offset) not in too_large:
+            if (stream.partition, wanted.offset) not in too_large and meant(stream, wanted.offset):
                 expected[stream.partition, stream.key, stream.stream, index] = wanted
     count: Counter[Identity] = Counter()
     unexpected, examples = 0, []
@@ -117,13 +123,13 @@ def judge(
     examples += [f"missing: {_words(identity)}" for identity in absent[:5]]
     examples += [f"{times} times: {_words(identity)}" for identity, times in count.items() if times > 1][:5]
     due = Counter(letter for partition in partitions for letter in partition.letters)
-    due.update(letter for stream in whole for letter in _illegal_end(stream, oracle))
+    due.update(letter for stream in whole for letter in _illegal_end(stream, oracle) if meant(stream, letter.offset))
     given = Counter(letter for letter in letters if letter.reason not in {Reason.OUTPUT_TOO_LARGE, *ON_TRUST})
     examples += [f"dead letter missing: {letter}" for letter in list(due - given)[:3]]
     examples += [f"dead letter unexpected: {letter}" for letter in list(given - due)[:3]]
-    worst, within, equal = _values(whole, outputs, oracle, group)
+    worst, close, equal = _values(whole, outputs, oracle, group)
     return AuditReport(
-        records=sum(len(stream.records) for stream in offered),
+        records=sum(meant(stream, record.offset) for stream in offered for record in stream.records),
         streams=len(offered),
         expected=len(expected),
         missing=len(absent),
@@ -135,7 +141,7 @@ def judge(
         letters_unexpected=(given - due).total(),
         on_trust=sum(letter.reason in ON_TRUST for letter in letters),
         max_abs_difference=worst,
-        within_tolerance=within,
+        within_tolerance=close,
         bit_equal=equal,
         examples=tuple(examples[:15]),
     )

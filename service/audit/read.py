@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from service.app import Application
 from service.audit.history import Letter, offered
@@ -10,17 +10,19 @@ from service.audit.judge import ON_TRUST, AuditReport, judge
 from service.audit.oracle import ModuleOracle
 from service.codec.interface import Chunks, Prediction
 from service.errors import OffsetsPending, OperatorActionRequired, TransportUnavailable
+from service.extent import EVERYTHING, Extent
 from service.model import device
 from service.transport.interface import Isolation, Membership, Partition, Reader, RecordBatch, Source, Transport
 
 _TIMEOUT = 30.0
 
 
-def audit(application: Application, transport: Transport) -> AuditReport:
-    """Judge everything that the group has committed: inputs up to its offsets, predictions and dead letters as a
+def audit(application: Application, transport: Transport, extent: Extent = EVERYTHING) -> AuditReport:
+    """Judge what the group has committed, within `extent`: inputs up to its offsets, predictions and dead letters as a
     `read_committed` reader sees them. A worker may go on meanwhile: what it commits after the first look is left out.
 
-    Raises `OperatorActionRequired` where there is nothing to judge by.
+    The input is read from its beginning all the same, because a prediction follows from the whole of its stream; what is kept in
+    memory are the streams that reach into the extent. Raises `OperatorActionRequired` where there is nothing to judge by.
     """
     config = application.config
     reader = transport.reader(Isolation.READ_COMMITTED)
@@ -34,29 +36,43 @@ def audit(application: Application, transport: Transport) -> AuditReport:
                 f"the group {config.app} has committed nothing of {config.input.topic}: there is nothing to audit. Is `app` the "
                 "name that the worker ran under?"
             )
-        letters = list(_letters(config.dead_letters.topic, reader))
-        failed = {(letter.partition, letter.offset) for letter in letters if letter.reason in ON_TRUST}
-        partitions = []
+        letters = list(read_letters(config.dead_letters.topic, reader, extent))
+        failed = on_trust(letters)
+        partitions, within = [], {}
         for partition, stop in before.items():
             low, _ = reader.watermarks(partition, _TIMEOUT)
-            there = {offset for number, offset in failed if number == partition.partition}
-            partitions.append(offered(partition.partition, _decoded(application, reader, partition, low, stop), low, there))
-        published = list(_published(application, reader))
+            offsets = within[partition.partition] = extent.offsets(reader, partition, low, stop, _TIMEOUT)
+            decoded = _decoded(application, reader, partition, low, offsets.stop, extent)
+            partitions.append(offered(partition.partition, decoded, low, failed.get(partition.partition, ()), offsets))
+        published = [
+            prediction
+            for prediction in _published(application, reader, extent)
+            if prediction.offset in within.get(prediction.partition, ()) or _beyond(prediction, before, extent)
+        ]
         after = _committed(source, inputs)
     finally:
         source.close()
         reader.close()
 
-    def judged(partition: int, offset: int) -> bool:
-        at = Partition(config.input.topic, partition)
-        return at not in before or not before[at] <= offset < after[at]
+    def judged(found: Prediction | Letter) -> bool:
+        at = Partition(config.input.topic, found.partition)
+        if found.offset in within.get(found.partition, ()):
+            return True
+        return _beyond(found, before, extent) and (at not in after or found.offset >= after[at])
 
     return judge(
         partitions,
-        [prediction for prediction in published if judged(prediction.partition, prediction.offset)],
-        [letter for letter in letters if judged(letter.partition, letter.offset)],
+        [prediction for prediction in published if judged(prediction)],
+        [letter for letter in letters if judged(letter)],
         ModuleOracle(application.module, application.program, device(config)),
+        within,
     )
+
+
+def _beyond(found: Prediction | Letter, committed: Mapping[Partition, int], extent: Extent) -> bool:
+    """Whether nothing that the group has committed can have led to it."""
+    ends = {partition.partition: offset for partition, offset in committed.items()}
+    return extent.end is None and found.offset >= ends.get(found.partition, 0)
 
 
 def _committed(source: Source, inputs: list[Partition]) -> dict[Partition, int]:
@@ -71,25 +87,36 @@ def _committed(source: Source, inputs: list[Partition]) -> dict[Partition, int]:
 
 
 def _decoded(
-    application: Application, reader: Reader, partition: Partition, low: int, stop: int
+    application: Application, reader: Reader, partition: Partition, low: int, stop: int, extent: Extent
 ) -> Iterator[tuple[RecordBatch, Chunks]]:
-    for batch in reader.read(partition, low, stop, _TIMEOUT):
+    for batch in map(extent.select, reader.read(partition, low, stop, _TIMEOUT)):
         if len(batch):
             yield batch, application.decoder.decode(batch.keys, batch.values, batch.timestamps)
 
 
-def _published(application: Application, reader: Reader) -> Iterator[Prediction]:
+def _published(application: Application, reader: Reader, extent: Extent) -> Iterator[Prediction]:
     for batch in _batches(application.config.output.topic, reader):
-        for value in batch.values:
-            if value is not None:
+        for key, value in zip(batch.keys, batch.values, strict=True):
+            if value is not None and extent.holds(key):
                 yield application.encoder.decode(value)
 
 
-def _letters(topic: str, reader: Reader) -> Iterator[Letter]:
+def read_letters(topic: str, reader: Reader, extent: Extent) -> Iterator[Letter]:
+    """The dead letters of the keys that are meant, of all times."""
     for batch in _batches(topic, reader):
         for row in range(len(batch)):
-            found = {name: (value or b"").decode() for name, value in batch.headers(row) if name.startswith("penstock.")}
-            yield Letter(int(found["penstock.partition"]), int(found["penstock.offset"]), found["penstock.error"])
+            if extent.holds(batch.keys[row]):
+                found = {name: (value or b"").decode() for name, value in batch.headers(row) if name.startswith("penstock.")}
+                yield Letter(int(found["penstock.partition"]), int(found["penstock.offset"]), found["penstock.error"])
+
+
+def on_trust(letters: Iterable[Letter]) -> dict[int, set[int]]:
+    """Partition → offsets of the records that were refused for what they did, which nothing in them tells."""
+    found: dict[int, set[int]] = {}
+    for letter in letters:
+        if letter.reason in ON_TRUST:
+            found.setdefault(letter.partition, set()).add(letter.offset)
+    return found
 
 
 def _batches(topic: str, reader: Reader) -> Iterator[RecordBatch]:

@@ -1,4 +1,4 @@
-"""`penstock audit`: proof, for everything that the group has committed."""
+"""`penstock audit`: proof, for what the group has committed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from service.app import Application
 from service.audit import AuditReport
 from service.audit.read import audit as read_and_judge
 from service.config import Config, Numerics
+from service.extent import EVERYTHING, Extent
 from service.transport.interface import Transport
 
 
-def audit(config: Config, transport: Transport, as_json: bool) -> bool:
-    """Print the verdict; True where all is right."""
-    report = read_and_judge(Application.from_config(config), transport)
+def audit(config: Config, transport: Transport, as_json: bool, extent: Extent = EVERYTHING) -> bool:
+    """Print the verdict on `extent`; True where all is right."""
+    report = read_and_judge(Application.from_config(config), transport, extent)
     passed = report.passed(exact=config.numerics is Numerics.EXACT)
     if as_json:
         print(orjson.dumps(report.to_dict() | {"passed": passed}).decode())

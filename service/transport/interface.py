@@ -183,6 +183,9 @@ class Reader(Protocol):
         no progress for `timeout` seconds. One `read` at a time: the next one ends the one before.
         """
 
+    def offset_at(self, partition: Partition, timestamp: int, timeout: float) -> int:
+        """Of the first record whose Kafka timestamp (epoch milliseconds) is not lower; the log's end where there is none."""
+
     def close(self) -> None: ...
 
 

@@ -106,3 +106,15 @@ def test_without_isolation_aborted_records_are_seen(cluster: Cluster) -> None:
     wait_for_end(cluster, where, 2)
     assert visible(cluster, where, Isolation.READ_UNCOMMITTED) == [b"aborted"]
     sink.close()
+
+
+def test_a_time_is_an_offset(cluster: Cluster) -> None:
+    where = Partition(topic(cluster), 0)
+    publisher = cluster.publisher()
+    for at in (1_000, 2_000, 2_000, 4_000):
+        publisher.publish(where.topic, b"x", partition=where.partition, timestamp=at)
+    publisher.flush(cluster.patience)
+    reader = cluster.transport().reader()
+    asked = [1, 1_000, 1_001, 2_000, 2_001, 4_000, 4_001]
+    assert [reader.offset_at(where, at, cluster.patience) for at in asked] == [0, 0, 1, 1, 3, 3, 4]
+    reader.close()

@@ -88,6 +88,15 @@ class KafkaReader:
             if turn == self._turn:
                 self._consumer.unassign()
 
+    def offset_at(self, partition: Partition, timestamp: int, timeout: float) -> int:
+        try:
+            [found] = self._consumer.offsets_for_times([TopicPartition(*partition, timestamp)], timeout)
+        except KafkaException as error:
+            raise self._unavailable(f"{partition.topic}[{partition.partition}]", error) from None
+        if found.error is not None:
+            raise TransportUnavailable(f"{partition.topic}[{partition.partition}]: {found.error.str()}")
+        return int(found.offset) if found.offset >= 0 else self.watermarks(partition, timeout)[1]
+
     def close(self) -> None:
         self._turn += 1
         self._consumer.close()

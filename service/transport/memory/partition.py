@@ -75,6 +75,11 @@ class PartitionLog:
         self._entries.append(entry)
         return offset
 
+    def offset_at(self, timestamp: int) -> int:
+        """Of the first record that is not earlier, `end` where there is none."""
+        later = (at for at, entry in enumerate(self._entries, self.start) if not entry.marker and entry.timestamp >= timestamp)
+        return next(later, self.end)
+
     def settle(self, transaction: Transaction, timestamp: int) -> None:
         """Write the marker of a transaction that has ended, if it wrote here."""
         if self._open.pop(transaction, None) is not None:

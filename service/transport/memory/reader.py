@@ -40,6 +40,10 @@ class MemoryReader:
                 )
             yield batch or RecordBatch(partition.topic, partition.partition, [], [], [], [])
 
+    def offset_at(self, partition: Partition, timestamp: int, timeout: float) -> int:
+        with self._log.changed:
+            return self._log.partition(partition).offset_at(timestamp)
+
     def close(self) -> None: ...
 
     def _next(self, partition: Partition, position: int, stop: int) -> tuple[RecordBatch | None, int]:
