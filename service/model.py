@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from service.config import Config, Layout, Model, Smooth
 from service.errors import ConfigurationError
-from service.model_file import pinned, read_module
+from service.model_file import FromFile, pinned, read_module
 from service.nn import SlidingWindow
 from service.postprocess import Detect, Normalize
 from service.postprocess import Smooth as Smoothing
@@ -47,7 +47,8 @@ def build(config: Config) -> nn.Sequential:
     model = config.model
     network = _network(model) if model.file is None else read_module(model.file, model.sha256)
     if model.size is not None:
-        network = SlidingWindow(network, model.size, model.hop or model.size, model.layout.value)
+        batch = model.batch or (network.batch if isinstance(network, FromFile) else None)
+        network = SlidingWindow(network, model.size, model.hop or model.size, model.layout.value, batch)
     parts.append(TimeFirst(network) if model.layout is Layout.BTC else network)
     for part in config.postprocess:
         match part.step:
@@ -105,7 +106,7 @@ def _network(model: Model) -> nn.Module:
         raise ConfigurationError(f"model.factory: {model.factory} made a {type(network).__name__}, not a torch.nn.Module")
     if model.weights is not None:
         _load(network, model.weights, model.sha256)
-    return network.eval()
+    return network
 
 
 def _load(network: nn.Module, path: Path, sha256: str | None) -> None:

@@ -215,7 +215,8 @@ def test_unset_variables_and_broken_ones_are_told_with_their_line(directory):
         ("  weights: bear", "  sha256: A0\n  weights: bear", "13: model.sha256: found 'A0', but 64 lower-case hexadecimal"),
         ("  weights: bearing.safetensors", f"  sha256: {'a' * 64}", "10: model: sha256 pins the weights or the file"),
         ("  weights: bear", "  mode: window\n  weights: bear", "10: model: mode: window needs a size, in frames"),
-        ("  weights: bear", "  hop: 4\n  weights: bear", "10: model: size and hop belong to mode: window"),
+        ("  weights: bear", "  hop: 4\n  weights: bear", "10: model: size, hop and batch belong to mode: window"),
+        ("  weights: bear", "  batch: 4\n  weights: bear", "10: model: size, hop and batch belong to mode: window"),
         (
             "  weights: bear",
             "  mode: window\n  size: 0\n  weights: bear",

@@ -8,6 +8,7 @@ from rich.table import Table
 from service.app import Application
 from service.config import Config, Numerics
 from service.errors import NotExact
+from service.nn.window import OnWindows
 from service.streaming import verify as verify_program
 
 
@@ -26,6 +27,11 @@ def show(config: Config) -> None:
         "state per key": f"{program.bytes_per_slot / 1024:.1f} KiB in memory",
         "numerics": config.numerics.value,
     }
+    for node in program.graph.nodes:
+        if isinstance(node.operator, OnWindows):
+            window = node.operator.window
+            facts["windows"] = f"{_samples(len(window.offsets), rate)}, every {_samples(window.stride, rate)}"
+            facts["windows at a time"] = node.operator.sizes_of_batches
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in facts.items():
         table.add_row(name, value)

@@ -171,6 +171,7 @@ class Model(Section):
     mode: Mode = Mode.STREAM
     size: Positive | None = None
     hop: Positive | None = None
+    batch: Positive | None = None
     precision: Literal["float32"] = "float32"
 
     @model_validator(mode="after")
@@ -189,8 +190,8 @@ class Model(Section):
             raise ValueError(
                 "mode: window needs a size, in frames (and a hop; windows follow each other without overlap otherwise)"
             )
-        if self.mode is Mode.STREAM and (self.size is not None or self.hop is not None):
-            raise ValueError("size and hop belong to mode: window")
+        if self.mode is Mode.STREAM and any(setting is not None for setting in (self.size, self.hop, self.batch)):
+            raise ValueError("size, hop and batch belong to mode: window")
         return self
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ MOST_TAPS = 96
 
 
 @dataclass(frozen=True)
-class Rows:
+class Origins:
     """Of each output element, what the addresses of its window start from; all `[M]`.
 
     `ahead` is the window's origin relative to the input's first new element, `packed` and `phase` are that element's row in the
@@ -39,6 +39,10 @@ class Rows:
     packed: Int[Tensor, "M"]
     phase: Int[Tensor, "M"]
     slot: Int[Tensor, "M"]
+
+    @property
+    def parts(self) -> tuple[Int[Tensor, "M"], ...]:
+        return self.ahead, self.packed, self.phase, self.slot
 
 
 class Group:
@@ -56,7 +60,7 @@ class Group:
     def addresses(self, turn: Turn, out: Span, into: Span, stores: Mapping[int, Store]) -> list[Int[Tensor, "M*k"]]:
         """Per reading, the rows of its store, or of its packed input where that has no store, window after window."""
         read = [stores[reading.view.value.index] for reading in self.readings if reading.view.value.index in stores]
-        rows = _rows(turn, out, into, self.stride, self.per)
+        rows = origins(turn, out, into, self.stride, self.per)
         ahead = rows.ahead + self.offsets
         if self.edge is not Edge.FILL:
             ahead = self._inside(turn, out, into, rows, ahead)
@@ -89,7 +93,7 @@ class Group:
             self._places = (begin, (depth, mask, ring_at))
         return self._places[1]
 
-    def _inside(self, turn: Turn, out: Span, into: Span, rows: Rows, ahead: Tensor) -> Int[Tensor, "P M"]:
+    def _inside(self, turn: Turn, out: Span, into: Span, rows: Origins, ahead: Tensor) -> Int[Tensor, "P M"]:
         """Elements beyond an edge, led back inside."""
         index = ahead + rows.phase
         inside = index.abs() if self.edge is Edge.REFLECT else index.clamp(min=0)
@@ -101,7 +105,7 @@ class Group:
             return torch.where(ahead > last, 2 * last - ahead, ahead)
         return torch.minimum(ahead, last)
 
-    def _fill(self, turn: Turn, out: Span, into: Span, rows: Rows, ahead: Tensor, found: Tensor, fills: Sequence[float]) -> None:
+    def _fill(self, turn: Turn, out: Span, into: Span, rows: Origins, ahead: Tensor, found: Tensor, fills: Sequence[float]) -> None:
         """Leads what lies in padding to the fill rows; in most steps nothing does."""
         first = 0
         for reading, taps in zip(self.readings, self.taps, strict=True):
@@ -121,9 +125,10 @@ def _column(numbers: Iterable[int]) -> Int[Tensor, "P 1"]:
     return torch.tensor(list(numbers), dtype=WORD).unsqueeze(1)
 
 
-def _rows(turn: Turn, out: Span, into: Span, stride: int, per: int) -> Rows:
+def origins(turn: Turn, out: Span, into: Span, stride: int, per: int) -> Origins:
+    """Of the output elements' windows into the elements of `into`."""
     key = (out, into, stride, per)
-    rows: Rows | None = turn.shared.get(key)
+    rows: Origins | None = turn.shared.get(key)
     if rows is None:
         origin = (out.start - out.offset) * stride - into.start
         per_stream = torch.stack([origin, into.offset, phase(into.start), turn.slots]).to(WORD)
@@ -136,7 +141,7 @@ def _rows(turn: Turn, out: Span, into: Span, stride: int, per: int) -> Rows:
         else:
             read = torch.div(out.index * stride, per, rounding_mode="floor")
             ahead = read.sub_(into.start.index_select(0, out.owner)).to(WORD)
-        rows = turn.shared[key] = Rows(ahead, packed, index, slot)
+        rows = turn.shared[key] = Origins(ahead, packed, index, slot)
     return rows
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from service.streaming.graph import Graph
 from service.streaming.numerics import Numerics
-from service.streaming.operator import Windowed
+from service.streaming.operator import Batched, Windowed
 from service.streaming.plan import plan
 from service.streaming.program import Program
 from service.streaming.symbol import Layout
@@ -43,7 +43,7 @@ def convert(
 def _bounded(graph: Graph, frames: int) -> int:
     """So many frames of a round, or as few as keep the gathered windows of one node below `MOST_GATHERED` numbers."""
     for node in graph.nodes:
-        if isinstance(node.operator, Windowed):
+        if isinstance(node.operator, Windowed) and not isinstance(node.operator, Batched):
             ready = node.output.timeline.ready
             gathered = len(node.operator.window.offsets) * node.inputs[0].channels
             frames = min(frames, max(1, MOST_GATHERED // gathered * ready.period // ready.gain))

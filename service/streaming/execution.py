@@ -13,7 +13,7 @@ from service.streaming.arena import State, Store
 from service.streaming.dense import Dense
 from service.streaming.graph import Node, Value
 from service.streaming.numerics import Numerics
-from service.streaming.operator import Banded, Convolvable, Expansion, Pointwise, Recurrence, Windowed
+from service.streaming.operator import Banded, Batched, Convolvable, Expansion, Pointwise, Recurrence, Windowed
 from service.streaming.plan import Plan
 from service.streaming.reading import Reading, readings_of
 from service.streaming.turn import Span, Turn, WarmTurn
@@ -74,6 +74,11 @@ def _run(step: Step, state: State, turn: Turn, rows: Rows) -> None:
     elif step.dense is not None and isinstance(operator, Convolvable) and step.dense.wants(turn, span):
         made = operator.convolve(step.dense.frames(turn, span, rows, state))
         made = made if target is None else target.copy_(made)
+    elif isinstance(operator, Batched):
+        (reading,) = step.readings
+        batches = reading.batches(turn, span, operator.portions(span.rows), rows, state)
+        parts = [operator.compute(windows, None) for windows in batches]
+        made = torch.cat(parts) if target is None else torch.cat(parts, out=target)
     elif isinstance(operator, Windowed):
         (reading,) = step.readings
         made = operator.compute(reading.windows(turn, span, rows, state), target)

@@ -52,7 +52,7 @@ def network(graph: Graph, weighed: Container[Operator] | None = None) -> str:
         digest.update(f"{node.operator.describe()} {reads} {node.output.index}\n".encode())
         for tensor in node.operator.weights() if weighed is None or node.operator in weighed else ():
             digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

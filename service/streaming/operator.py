@@ -8,7 +8,7 @@ makes several elements of each, `Recurrence` reads everything before it through 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -204,6 +204,14 @@ class Banded(Operator):
         Zeros stand for what lies before the stream, after its last element so far, or before the band of its first new output; the
         outputs that would need more are not used.
         """
+
+
+class Batched(Windowed):
+    """A window of many elements, all of them data, and dear to compute: a few windows are gathered and computed at a time."""
+
+    @abstractmethod
+    def portions(self, count: int) -> Iterator[int]:
+        """How many of `count` windows to gather and compute at once, portion after portion."""
 
 
 class Convolvable(Windowed):

@@ -88,7 +88,10 @@ def _low(node: Node, view: View, done: Count) -> Count:
     def rule(first: Frames) -> Frames:
         return np.maximum(0, node.operator.needs(first) + view.shift)
 
-    return Count.derive(rule, done, stride=node.operator.pattern, reach=node.operator.reach + abs(view.shift), empty=None)
+    # Regular from the first output on whose window begins inside; with a large stride that is far earlier than `reach` elements.
+    few = np.arange(node.operator.reach + abs(view.shift) + 1, dtype=np.int64)
+    inside = int(np.searchsorted(node.operator.needs(few) + view.shift, 0))
+    return Count.derive(rule, done, stride=node.operator.pattern, reach=inside, empty=None)
 
 
 def _history(node: Node, view: View) -> int:

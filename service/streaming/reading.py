@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from service.streaming.addresses import MOST_TAPS, Group
+from service.streaming.addresses import MOST_TAPS, SIGN, Group, origins
 from service.streaming.arena import State
 from service.streaming.graph import View
-from service.streaming.operator import Banded, Edge, Window, Windowed, Windows
+from service.streaming.operator import Banded, Batched, Edge, Window, Windowed, Windows
 from service.streaming.plan import Plan, reads_fresh_rows
-from service.streaming.turn import Span, Turn, WarmTurn
+from service.streaming.turn import WORD, Span, Turn, WarmTurn
 
 Rows = Mapping[int, Float[Tensor, "M C"]]
 """By value index."""
@@ -59,6 +59,26 @@ class Reading:
         if turn.final is not None:
             totals = turn.limit(self.view.timeline.total).index_select(0, out.owner)
         return Windows(values, out, totals)
+
+    def batches(self, turn: Turn, out: Span, portions: Iterable[int], rows: Rows, state: State) -> Iterator[Windows]:
+        """The windows of the output elements, portion after portion; all of what they read is data."""
+        value = self.view.value
+        store = state.stores.get(value.index)
+        at = origins(turn, out, turn.span(value), self.window.stride, self.window.per)
+        offsets = torch.tensor(self.offsets, dtype=WORD, device=at.ahead.device)
+        first = 0
+        for count in portions:
+            ahead, packed, index, slot = (part[first : first + count].unsqueeze(1) for part in at.parts)
+            first += count
+            ahead = ahead + offsets
+            found = ahead + (packed if store is None else packed + store.stage_at)
+            if store is not None and store.depth:
+                in_ring = (ahead + index).bitwise_and_(store.depth - 1).add_(slot * store.depth + store.ring_at)
+                found += in_ring.sub_(found).bitwise_and_(ahead >> SIGN)
+            room = state.scratch.rows(self.lane, found.numel(), value.channels)
+            source = self.packed(rows) if store is None else store.rows
+            values = torch.index_select(source, 0, found.view(-1), out=room)
+            yield Windows(values.view(-1, self.taps, value.channels), out, None)
 
     def tiles(
         self, turn: Turn, out: Span, operator: Banded, rows: Rows, state: State
@@ -108,7 +128,8 @@ def readings_of(plan: Plan) -> list[tuple[Reading, ...]]:
         window = node.operator.window if isinstance(node.operator, Windowed | Banded) else SAME_INDEX
         prepared.append(tuple(Reading(view, window, lane) for lane, view in enumerate(node.inputs)))
         for reading in prepared[-1]:
-            if reads_fresh_rows(node, reading.view) or window.edge is not Edge.FILL:
+            alone = isinstance(node.operator, Batched) or window.edge is not Edge.FILL
+            if alone or reads_fresh_rows(node, reading.view):
                 continue
             value = reading.view.value
             alike = groups[node.output.timeline, value.timeline, window.stride, window.per, value.index in plan.depth]

@@ -31,7 +31,7 @@ from service.streaming.numerics import Numerics
 from service.streaming.operator import Operator
 from service.streaming.symbol import Layout, Symbol
 
-OWN = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+OWN = (str(Path(__file__).parent), str(Path(__file__).parents[1] / "nn"), str(Path(torch.__file__).parent))
 """Where code lies that is not the user's."""
 LONGEST_LINE = 160
 INPUT_ALONE = "A module's result must depend on its input alone."
@@ -51,6 +51,8 @@ class Trace:
         self.calling = "the module"
         """The function or module that is being lowered."""
         self._flattened: dict[tuple[View, Axes], View] = {}
+        self.prepared: dict[nn.Module, Operator] = {}
+        """Operators that take long to make, since a module is traced twice."""
 
     @torch.no_grad()
     def run(self) -> Graph:

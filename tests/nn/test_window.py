@@ -44,6 +44,13 @@ class Loudest(nn.Module):
         return x.flatten(1).abs().amax(1)
 
 
+class Cropped(nn.Module):
+    """Leaves both ends of a stream out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., 2:-1]
+
+
 def pooled(channels: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv1d(channels, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2)
@@ -56,18 +63,30 @@ def pooled(channels: int) -> nn.Module:
     channels=st.integers(1, 3),
     size=st.integers(3, 12),
     hop=st.integers(1, 14),
-    around=st.booleans(),
+    batch=st.sampled_from([None, None, 1, 3]),
+    before=st.sampled_from([None, nn.Conv1d, nn.ZeroPad1d, nn.ConstantPad1d, Cropped]),
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4),
     max_step=st.sampled_from([5, 8192]),
     seed=st.integers(0, 2**20),
 )
 def test_streamed_is_offline_whatever_the_chunks_and_the_company(
-    kind: str, channels: int, size: int, hop: int, around: bool, lengths: list[int], max_step: int, seed: int
+    kind: str,
+    channels: int,
+    size: int,
+    hop: int,
+    batch: int | None,
+    before: type | None,
+    lengths: list[int],
+    max_step: int,
+    seed: int,
 ) -> None:
     inner = {"pooled": pooled(channels), "spectrum": Spectrum(), "both ways": BothWays(channels, 3), "loudest": Loudest()}[kind]
-    module: nn.Module = SlidingWindow(inner, size, hop)
-    if around:
-        module = nn.Sequential(nn.Conv1d(channels, channels, 3, padding=1), module, nn.ReLU())
+    module: nn.Module = SlidingWindow(inner, size, hop, batch=batch)
+    if before is not None:
+        arguments = {nn.Conv1d: (channels, channels, 3, 2, 1), nn.ZeroPad1d: ((2, 1),), nn.ConstantPad1d: ((1, 2), 1.5)}.get(
+            before, ()
+        )
+        module = nn.Sequential(before(*arguments), module, nn.ReLU())
     module = weighted(module, seed)
 
     assert verify(convert(module, channels, max_step=max_step), module, lengths=lengths, seed=seed).bit_equal
@@ -154,62 +173,148 @@ def test_a_file_s_module_streams_as_the_module_does(tmp_path: Path) -> None:
     torch.testing.assert_close(wrapped(x), SlidingWindow(module, 12, 6)(x))
 
 
-class Centred(nn.Module):
-    """Takes the mean of all windows of the batch away."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - x.mean(0)).mean(-1)
-
-
-class Noisy(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(-1) + torch.rand(1)
-
-
-class Both(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.mean(-1), x
-
-
 class OneAtATime(nn.Module):
     """A module that takes a single window per call."""
 
     def forward(self, x: Tensor) -> Tensor:
-        assert len(x) == 1, "one window at a time"
+        if len(x) != 1:
+            raise ValueError("one window at a time")
         return x.mean(-1)
 
 
+def test_a_module_that_takes_one_window_at_a_time_gets_one() -> None:
+    module = SlidingWindow(OneAtATime(), 8, 3, batch=1)
+
+    assert verify(convert(module, 2), module, lengths=[7, 8, 40]).bit_equal
+    with pytest.raises(
+        NotStreamable, match=r"does not take \[4, 8, 2\] windows.*one window at a time; it takes 1.*give that as batch"
+    ):
+        convert(SlidingWindow(OneAtATime(), 8, 3), 2)
+
+
+class InPlace(nn.Module):
+    """Overwrites its windows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x -= x.mean(-1, keepdim=True)
+        return x.abs_().amax(-1)
+
+
+@pytest.mark.parametrize(("size", "hop", "layout"), [(8, 3, "BCT"), (8, 8, "BCT"), (1, 1, "BCT"), (8, 8, "BTC"), (1, 1, "BTC")])
+def test_a_module_may_change_its_windows_and_nothing_else(size: int, hop: int, layout: str) -> None:
+    module = SlidingWindow(InPlace(), size, hop, layout=layout)
+    x = torch.randn(1, 40, 1) if layout == "BTC" else torch.randn(1, 1, 40)
+    before = x.clone()
+
+    module(x)
+
+    assert torch.equal(x, before)
+    assert verify(convert(module, 1, layout=layout), module, layout=layout).bit_equal
+
+
+class Label(nn.Module):
+    """Which channel is the loudest, as a whole number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs().mean(-1).argmax(1)
+
+
+class Half(nn.Module):
+    """Computes in another precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 2).to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x[:, 0].bfloat16())
+
+
+class Logarithm(nn.Module):
+    """NaN for most windows that have negative numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.log().mean(-1)
+
+
+@pytest.mark.parametrize("inner", [Label(), Half()])
+def test_results_of_any_real_type_come_out_as_float32(inner: nn.Module) -> None:
+    module = SlidingWindow(inner, 8, 3)
+    x = torch.randn(1, 2, 8)
+
+    assert verify(convert(module, 2), module).bit_equal
+    assert torch.equal(module(x)[..., 0], inner(x).float().reshape(1, -1))
+
+
+def test_results_may_be_nan() -> None:
+    program = convert(SlidingWindow(Logarithm(), 4, 4), 1)
+    samples = torch.tensor([1.0, 1, 1, 1, -1, 1, 1, 1]).unsqueeze(1)
+
+    made = program.step(program.new_state(2), torch.tensor([1]), Ragged(samples, torch.tensor([8]))).values.flatten()
+
+    assert made[0] == 0
+    assert made[1].isnan()
+
+
 @pytest.mark.parametrize(
-    ("inner", "message"),
+    ("due", "portions"),
     [
-        (Centred(), "mixes the windows of a batch"),
-        (Noisy(), "draws random numbers"),
-        (Both(), "the module gives tuple for .* windows; one float32 tensor"),
-        (nn.Conv1d(5, 1, 3), "does not take .* windows.*expected input"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(7, 1)), "does not take"),
+        (1, [1]),
+        (4, [4]),
+        (5, [4, 1]),
+        (8, [4, 4]),
+        (9, [9]),
+        (16, [16]),
+        (17, [17]),
+        (32, [32]),
+        (41, [32, 9]),
+        (70, [32, 32, 4, 2]),
     ],
 )
-@pytest.mark.parametrize("numerics", ["exact", "fast"])
-def test_what_cannot_run_on_windows_is_refused(inner: nn.Module, message: str, numerics: str) -> None:
-    with pytest.raises(NotStreamable, match=message):
-        convert(SlidingWindow(inner, 8, 4), 3, numerics=numerics)
+def test_windows_go_in_batches_that_are_mostly_full(due: int, portions: list[int]) -> None:
+    operator = convert(SlidingWindow(Loudest(), 8, 3), 1).graph.nodes[0].operator
+    operator.batches = (4, 16, 32)
+
+    assert list(operator.portions(due)) == portions
 
 
-def test_a_module_that_takes_one_window_at_a_time_gets_one() -> None:
-    module = SlidingWindow(OneAtATime(), 8, 3)
+class Told(nn.Module):
+    """Does what it was told, which no source and no weight shows."""
 
-    program = convert(module, 2)
-    made = program.step(program.new_state(2), torch.tensor([1]), Ragged(torch.ones(20, 2), torch.tensor([20]))).values
+    def __init__(self, what: object) -> None:
+        super().__init__()
+        self.what = [what]
 
-    assert made.tolist() == [[1.0, 1.0]] * 5
+    def forward(self, x: Tensor) -> Tensor:
+        return self.what[0](x).mean(-1)
+
+    def extra_repr(self) -> str:
+        return ""
 
 
-@pytest.mark.parametrize(("size", "hop"), [(0, 1), (4, 0)])
-def test_a_window_has_at_least_one_frame(size: int, hop: int) -> None:
-    with pytest.raises(ValueError, match="both are at least 1"):
-        SlidingWindow(Loudest(), size, hop)
+def test_what_code_elsewhere_does_enters_the_fingerprint() -> None:
+    one, two, one_again = (convert(SlidingWindow(Told(what), 8, 4), 1) for what in (torch.sin, torch.cos, torch.sin))
+
+    assert one.fingerprint == one_again.fingerprint != two.fingerprint
+    assert one.state_fingerprint == two.state_fingerprint
 
 
-def test_a_round_is_as_short_as_its_windows_are_large() -> None:
-    assert convert(SlidingWindow(Loudest(), 4096, 1), 8).max_step == 1024
-    assert convert(SlidingWindow(Loudest(), 4096, 4096), 8).max_step == 16384
+@pytest.mark.parametrize(("size", "hop", "batch"), [(0, 1, None), (4, 0, None), (4, 1, 0)])
+def test_a_window_has_at_least_one_frame(size: int, hop: int, batch: int | None) -> None:
+    with pytest.raises(ValueError, match="they are at least 1"):
+        SlidingWindow(Loudest(), size, hop, batch=batch)
+
+
+def test_memory_for_windows_does_not_grow_with_their_number() -> None:
+    program = convert(SlidingWindow(Loudest(), 512, 1), 4)
+    state = program.new_state(2)
+
+    made = program.step(state, torch.tensor([1]), Ragged(torch.randn(2000, 4), torch.tensor([2000])))
+
+    assert len(made.values) == 2000 - 511
+    assert state.scratch.rows(0, 1, 1).untyped_storage().size() <= 64 * 512 * 4 * 4 * 1.25
+
+
+def test_a_round_is_as_short_as_the_windows_of_other_operators_are_large() -> None:
+    assert convert(nn.MaxPool1d(4096, 1), 8).max_step == 1024
+    assert convert(nn.MaxPool1d(4096, 4096), 8).max_step == 16384
