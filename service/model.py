@@ -62,7 +62,7 @@ def build(config: Config) -> nn.Sequential:
 def program(config: Config, module: nn.Module) -> Program:
     """The streaming form of `module`; sets the process's threads. Raises `NotStreamable`, which names the node."""
     torch.set_num_threads(threads(config))
-    return convert(module, channels=config.channels, numerics=config.numerics.value)
+    return convert(module, channels=config.channels, numerics=config.numerics.value, precision=config.model.precision)
 
 
 def threads(config: Config) -> int:

@@ -13,9 +13,6 @@ from jaxtyping import Float32
 from service.audit.history import Letter, Offered, OfferedStream
 from service.codec.interface import Prediction, Reason
 
-RELATIVE = 1e-5
-"""How far a prediction may be from the plain module, relative to the largest output of its stream (float32)."""
-
 ON_TRUST = {Reason.STEP_FAILED, Reason.KILLS}
 """Dead letters that nothing in their records calls for."""
 
@@ -27,6 +24,10 @@ class Oracle(Protocol):
 
     @property
     def decimation(self) -> float: ...
+
+    @property
+    def tolerance(self) -> float:
+        """How far a prediction may be from the plain module, relative to the largest output of its stream."""
 
     def ready(self, frames: int) -> int: ...
 
@@ -198,7 +199,7 @@ def _values(
         members = judged[begin : begin + group]
         for stream, fresh in zip(members, oracle.streamed(members), strict=True):
             truth = oracle.offline(stream)
-            bound = RELATIVE * float(np.nanmax(np.abs(truth), initial=0.0))
+            bound = oracle.tolerance * max(float(np.nanmax(np.abs(truth), initial=0.0)), 1e-30)
             for index, y in seen[stream.partition, stream.key, stream.stream]:
                 with np.errstate(invalid="ignore"):
                     difference = np.abs(truth[index : index + len(y)].astype(np.float64) - y)

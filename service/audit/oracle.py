@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from torch import nn
 
 from service.audit.history import OfferedStream
-from service.streaming import Program, Ragged
+from service.streaming import Precision, Program, Ragged
 
 
 class ModuleOracle:
@@ -24,6 +24,11 @@ class ModuleOracle:
     @property
     def decimation(self) -> float:
         return self._program.decimation
+
+    @property
+    def tolerance(self) -> float:
+        """None is asked of a lower precision: where a threshold is crossed differs then. Its bits are judged all the same."""
+        return self._program.precision.tolerance if self._program.precision is Precision.FLOAT32 else float("inf")
 
     def ready(self, frames: int) -> int:
         return int(self._program.ready(frames))

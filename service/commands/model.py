@@ -26,6 +26,7 @@ def show(config: Config) -> None:
         "cost": f"{program.work:,.0f} multiply-adds per sample, {program.work * rate / 1e6:,.1f} million per second and key",
         "state per key": f"{program.bytes_per_slot / 1024:.1f} KiB in memory",
         "numerics": config.numerics.value,
+        "precision": config.model.precision,
     }
     for node in program.graph.nodes:
         if isinstance(node.operator, OnWindows):
@@ -48,7 +49,7 @@ def verify(config: Config) -> None:
         raise NotExact(f"streamed and offline differ: {error}") from error
     exact = config.numerics is Numerics.EXACT
     also = ", and the same bits for every chunking and company" if exact else ""
-    print(f"streamed equals offline, within 1e-5 of the largest output{also}")
+    print(f"streamed equals offline, within {application.program.precision.tolerance:g} of the largest output{also}")
 
 
 def _samples(count: int, rate: float) -> str:

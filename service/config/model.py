@@ -172,7 +172,7 @@ class Model(Section):
     size: Positive | None = None
     hop: Positive | None = None
     batch: Positive | None = None
-    precision: Literal["float32"] = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -11,6 +11,7 @@ from service.streaming.arena import State
 from service.streaming.convert import convert
 from service.streaming.lowering import register_streamer
 from service.streaming.numerics import Numerics
+from service.streaming.precision import Precision
 from service.streaming.program import Program
 from service.streaming.ragged import Ragged
 from service.streaming.snapshot import Checkpoint
@@ -20,6 +21,7 @@ __all__ = [
     "Checkpoint",
     "NotStreamable",
     "Numerics",
+    "Precision",
     "Program",
     "Ragged",
     "SnapshotMismatch",

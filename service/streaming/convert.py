@@ -8,6 +8,7 @@ from service.streaming.graph import Graph
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Batched, Windowed
 from service.streaming.plan import plan
+from service.streaming.precision import Precision, apply
 from service.streaming.program import Program
 from service.streaming.symbol import Layout
 from service.streaming.tracing import Trace
@@ -23,21 +24,20 @@ def convert(
     layout: str = "BCT",
     max_step: int = DEFAULT_MAX_STEP,
     numerics: str | Numerics = Numerics.EXACT,
-    precision: str = "float32",
+    precision: str | Precision = Precision.FLOAT32,
 ) -> Program:
     """The streaming form of `module`, which maps `[B, C, T]` (or `[B, T, C]`) to the same layout.
 
     The module is copied and used in eval mode. `max_step` bounds the packed frames of one round, not a step;
-    where windows are large, it is lowered. Raises NotStreamable,
+    where windows are large, it is lowered. `precision="bfloat16"` computes large matrix products in bfloat16. Raises NotStreamable,
     naming the module, the source line and the remedy, for whatever cannot be streamed exactly.
     """
-    if precision != "float32":
-        raise ValueError(f"precision is {precision!r}; float32 is what there is")
     if max_step < 1 or channels < 1:
         raise ValueError(f"max_step is {max_step} and channels {channels}; both must be at least 1")
-    numerics = Numerics(numerics)
+    numerics, precision = Numerics(numerics), Precision(precision)
     graph = Trace(module, channels, Layout(layout), numerics).run()
-    return Program(plan(graph), numerics, _bounded(graph, max_step))
+    apply(precision, [node.operator for node in graph.nodes])
+    return Program(plan(graph), numerics, _bounded(graph, max_step), precision)
 
 
 def _bounded(graph: Graph, frames: int) -> int:

@@ -12,7 +12,6 @@ from torch import Tensor
 from service.streaming.arena import State, Store
 from service.streaming.dense import Dense
 from service.streaming.graph import Node, Value
-from service.streaming.numerics import Numerics
 from service.streaming.operator import Banded, Batched, Convolvable, Expansion, Pointwise, Recurrence, Windowed
 from service.streaming.plan import Plan
 from service.streaming.reading import Reading, readings_of
@@ -36,13 +35,13 @@ class Step:
     """Values whose new rows nobody needs any more, so that their memory, still in the cache, serves the next node."""
 
 
-def prepare(plan: Plan, numerics: Numerics) -> tuple[Step, ...]:
-    """The nodes of a plan in the order in which they run."""
+def prepare(plan: Plan, dense: bool) -> tuple[Step, ...]:
+    """The nodes of a plan in the order in which they run; `dense` allows dense convolutions."""
     steps = []
     for position, (node, readings) in enumerate(zip(plan.graph.nodes, readings_of(plan), strict=True)):
         done = [index for index, last in plan.last_reader.items() if last == position]
         retired = tuple(plan.graph.values[index] for index in done if plan.depth.get(index))
-        able = numerics is Numerics.FAST and isinstance(node.operator, Convolvable) and Dense.suits(readings[0])
+        able = dense and isinstance(node.operator, Convolvable) and Dense.suits(readings[0])
         steps.append(Step(node, readings, retired, Dense(readings[0]) if able else None, tuple(done)))
     return tuple(steps)
 

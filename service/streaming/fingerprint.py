@@ -25,6 +25,7 @@ def fingerprint(program: Program) -> str:
         network(program.graph),
         str(BITS),
         program.numerics.value,
+        program.precision.value,
         str(program.dtype),
         torch.__version__,
         torch.backends.cpu.get_cpu_capability(),

@@ -115,6 +115,24 @@ class OneDnn(Kernel):
         return True
 
 
+class Rounded(OneDnn):
+    """oneDNN's product of operands rounded to bfloat16, summed in float32, rounded again."""
+
+    def arranged(self, weight: Float[Tensor, "K N"]) -> Tensor:
+        return super().arranged(weight).bfloat16()
+
+    def product(
+        self,
+        rows: Float[Tensor, "M K"],
+        weight: Tensor,
+        bias: Float[Tensor, "N"],
+        out: Float[Tensor, "M N"] | None,
+        rectified: bool = False,
+    ) -> Float[Tensor, "M N"]:
+        made = super().product(rows.bfloat16(), weight, bias.bfloat16(), None, rectified)
+        return made.float() if out is None else out.copy_(made)
+
+
 def _pieces(count: int) -> Iterator[tuple[int, int]]:
     """Where to cut `count` rows, and the number of rows to compute for each piece."""
     for first in range(0, count, BUCKETS[-1]):

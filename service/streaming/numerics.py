@@ -59,6 +59,12 @@ class Gemm:
         result = self.kernel.product(rows, self.weight, self.bias, None, self.rectified)[:, : self.columns]
         return result.contiguous() if out is None else out.copy_(result)
 
+    def use(self, kernel: Kernel) -> None:
+        """Computes with another kernel from now on."""
+        plain = self.weight.t() if isinstance(self.kernel, OneDnn) else self.weight
+        self.weight = kernel.arranged(plain)
+        self.kernel = kernel
+
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
         return self.weight, self.bias

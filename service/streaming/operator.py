@@ -20,6 +20,7 @@ from torch import Tensor
 from service.streaming.timeline import Count, Frames, Timeline
 
 if TYPE_CHECKING:
+    from service.streaming.numerics import Gemm
     from service.streaming.turn import Span
 
 Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
@@ -59,6 +60,10 @@ class Operator(ABC):
 
     def weights(self) -> tuple[Tensor, ...]:
         """All tensors that decide the result, for fingerprints and for moving to a device."""
+        return ()
+
+    def products(self) -> tuple[Gemm, ...]:
+        """The matrix products that may be computed in another precision."""
         return ()
 
     @property

@@ -18,6 +18,7 @@ from service.streaming.fingerprint import fingerprint, state_fingerprint
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Recurrence
 from service.streaming.plan import Plan
+from service.streaming.precision import Precision
 from service.streaming.ragged import Ragged
 from service.streaming.snapshot import Checkpoint
 from service.streaming.timeline import Count
@@ -29,17 +30,18 @@ KEPT = 31 << 20  # bytes
 class Program:
     """A network over ragged streams. Made by `convert`; holds no state of any stream."""
 
-    def __init__(self, plan: Plan, numerics: Numerics, max_step: int) -> None:
+    def __init__(self, plan: Plan, numerics: Numerics, max_step: int, precision: Precision = Precision.FLOAT32) -> None:
         self.plan = plan
         self.graph = plan.graph
         self.numerics = numerics
+        self.precision = precision
         self.max_step = max_step
         self.device = torch.device("cpu")
         self.dtype = torch.float32
         self.threads = torch.get_num_threads()
         assert self.graph.output is not None
         self.output = self.graph.output
-        self.steps = prepare(plan, numerics)
+        self.steps = prepare(plan, numerics is Numerics.FAST and precision is Precision.FLOAT32)
         self._accepts = self.graph.accepts()
         self.fingerprint = fingerprint(self)
         self.state_fingerprint = state_fingerprint(self)

@@ -17,9 +17,6 @@ from service.streaming.program import Program
 from service.streaming.ragged import Ragged
 from service.streaming.symbol import Layout
 
-TOLERANCE = 1e-5
-"""Largest difference from the offline module, relative to its largest output in all streams."""
-
 
 @dataclass(frozen=True)
 class Verified:
@@ -67,7 +64,7 @@ def verify(
     expected = [_offline(offline, frames, Layout(layout)) for frames in samples]
     streamed = _stream(program, samples, chance)
     difference = 0.0
-    tolerance = TOLERANCE * max((_largest(wanted) for wanted in expected), default=0.0)
+    tolerance = program.precision.tolerance * max((_largest(wanted) for wanted in expected), default=0.0)
     for number, (made, wanted) in enumerate(zip(streamed, expected, strict=True)):
         difference = max(difference, _compare(number, made, wanted, tolerance, "the module offline"))
     again = _stream(program, samples, chance)

@@ -20,6 +20,7 @@ class MovingSum:
     """y[j] = x[j] + x[j+1] + x[j+2]: three frames make the first output, and a stream of fewer has no legal end."""
 
     decimation = 1
+    tolerance = 1e-5
 
     def ready(self, frames: int) -> int:
         return max(0, frames - TAPS + 1)

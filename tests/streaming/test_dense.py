@@ -12,7 +12,7 @@ from service.bench.engine.networks import network
 from service.streaming import Program, Ragged, convert
 from service.streaming.dense import AGAIN, Dense
 from service.streaming.operators.convolution import Convolution
-from service.streaming.verify import TOLERANCE
+from service.streaming.precision import Precision
 from tests.streaming.operators import Case, conv1d, weighted
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -44,7 +44,7 @@ def test_a_convolution_in_long_chunks(case: Case, chunk: int, keys: int, seed: i
     with torch.no_grad():
         expected = module(x)
     assert made.shape == expected.shape
-    assert (made - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    assert (made - expected).abs().max() <= Precision.FLOAT32.tolerance * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", ["tcn", "strided cnn + gru", "u-net", "depthwise separable"])
@@ -63,7 +63,7 @@ def test_networks_take_the_dense_way_for_long_chunks_only(name: str, monkeypatch
 
     with torch.no_grad():
         for made, expected in ((short, module(x[..., :400])), (long, module(x))):
-            assert (made - expected).abs().max() <= TOLERANCE * expected.abs().max()
+            assert (made - expected).abs().max() <= Precision.FLOAT32.tolerance * expected.abs().max()
 
 
 def test_exact_never_takes_it() -> None:

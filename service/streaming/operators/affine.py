@@ -40,6 +40,9 @@ class Linear(Pointwise):
         made = self.product(pieces, None if out is None else out.view(-1, width))
         return made.view(len(rows[0]), self.channels) if out is None else out
 
+    def products(self) -> tuple[Gemm, ...]:
+        return (self.product,)
+
     def absorbs(self, follower: Operator) -> bool:
         if follower.name != "relu" or self.product.rectified:
             return False

@@ -47,7 +47,7 @@ class Convolution(Convolvable):
             biases = [None] * groups if self.bias is None else list(self.bias.chunk(groups))
             # The order of the gathered columns is tap, then channel.
             matrices = [part.permute(2, 1, 0).reshape(taps * self.depth, -1) for part in self.weight.chunk(groups)]
-            self.products = [Gemm(matrix, bias, numerics) for matrix, bias in zip(matrices, biases, strict=True)]
+            self.gemms = [Gemm(matrix, bias, numerics) for matrix, bias in zip(matrices, biases, strict=True)]
 
     def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
         values = windows.values
@@ -57,9 +57,9 @@ class Convolution(Convolvable):
                 result = torch.addcmul(result, values[:, tap], weight)
             return result if out is None else out.copy_(result)
         if self.groups == 1:
-            return self.products[0](values.flatten(1), out)
+            return self.gemms[0](values.flatten(1), out)
         parts = torch.split(values, self.depth, dim=2)
-        results = [product(part.flatten(1), None) for product, part in zip(self.products, parts, strict=True)]
+        results = [product(part.flatten(1), None) for product, part in zip(self.gemms, parts, strict=True)]
         return torch.cat(results, 1) if out is None else torch.cat(results, 1, out=out)
 
     def convolve(self, frames: Float[Tensor, "B L C_in"]) -> Float[Tensor, "M C"]:
@@ -69,11 +69,14 @@ class Convolution(Convolvable):
         made = made.permute(0, 2, 3, 1).reshape(-1, self.channels)
         return made.relu_() if self.rectified else made
 
+    def products(self) -> tuple[Gemm, ...]:
+        return () if self.depthwise else tuple(self.gemms)
+
     def absorbs(self, follower: Operator) -> bool:
         if self.depthwise or follower.name != "relu" or self.rectified:
             return False
         self.rectified = True
-        for product in self.products:
+        for product in self.gemms:
             product.rectified = True
         return True
 

@@ -34,6 +34,10 @@ class Layer(Recurrence):
         self.into = Gemm(into.t(), into_bias, numerics)
         self.back = Gemm(back.t(), back_bias, numerics, few=True)
 
+    def products(self) -> tuple[Gemm, ...]:
+        # Not the one that goes round: its rounding would add up over the stream.
+        return (self.into,)
+
     def _arranged(self, parameter: Tensor) -> Tensor:
         """The gates in the order in which the cell takes them."""
         return parameter

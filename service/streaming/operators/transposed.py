@@ -99,6 +99,9 @@ class TransposedBlocks(Windowed):
             blocks[:, part.phases, part.group * wide : (part.group + 1) * wide] = made
         return result
 
+    def products(self) -> tuple[Gemm, ...]:
+        return tuple(part.product for part in self.parts)
+
     def weights(self) -> tuple[Tensor, ...]:
         return self.weight, self.bias
 
