@@ -191,6 +191,25 @@ def audit(
 
 
 @main.command()
+def replay(
+    path: ConfigFile,
+    into: Annotated[str, typer.Option("--into", metavar="TOPIC", help="A topic of its own, made where it is missing.")],
+    begin: Begin = None,
+    end: End = None,
+    keys: Keys = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Compute a part of the input again, with the network as it is now, into another topic. The group is not touched."""
+    from service.commands.replay import replay as recompute
+    from service.config import load
+    from service.extent import Extent
+    from service.transport.kafka import KafkaTransport
+
+    settings = load(path)
+    recompute(settings, KafkaTransport(settings.kafka), into, Extent.parse(begin, end, keys), json)
+
+
+@main.command()
 def produce(
     path: ConfigFile,
     file: Annotated[Path | None, typer.Option(help='JSON lines {"key", "t", "x"}; - is standard input.')] = None,

@@ -52,16 +52,7 @@ class Extent:
         """The records of the keys that are meant."""
         if self.keys is None:
             return batch
-        rows = [row for row, key in enumerate(batch.keys) if shown(key) in self.keys]
-        return RecordBatch(
-            topic=batch.topic,
-            partition=batch.partition,
-            offsets=[batch.offsets[row] for row in rows],
-            timestamps=[batch.timestamps[row] for row in rows],
-            keys=[batch.keys[row] for row in rows],
-            values=[batch.values[row] for row in rows],
-            headers=lambda row: batch.headers(rows[row]),
-        )
+        return batch.take([row for row, key in enumerate(batch.keys) if shown(key) in self.keys])
 
 
 EVERYTHING = Extent()

@@ -64,6 +64,18 @@ class RecordBatch:
             headers=lambda row: self.headers(begin + row),
         )
 
+    def take(self, rows: Sequence[int]) -> RecordBatch:
+        """These rows, in the order given, as a batch of their own."""
+        return RecordBatch(
+            topic=self.topic,
+            partition=self.partition,
+            offsets=[self.offsets[row] for row in rows],
+            timestamps=[self.timestamps[row] for row in rows],
+            keys=[self.keys[row] for row in rows],
+            values=[self.values[row] for row in rows],
+            headers=lambda row: self.headers(rows[row]),
+        )
+
 
 class RebalanceListener(Protocol):
     """Called from inside `Source.poll` (and `Source.close`), never from another thread."""

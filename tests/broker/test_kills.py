@@ -111,6 +111,38 @@ def test_three_kills_in_fifty_thousand_records_change_nothing(path: Path) -> Non
     assert report["expected"] == records - records // 1000
 
 
+def test_a_part_computed_again_is_what_was_published(path: Path) -> None:
+    config, records = load(path), 5_000
+    fill(config, records)
+    with running(path) as process:
+        wait_for(config, records, process)
+        process.terminate()
+        assert process.wait(30) == 0
+    into = f"{config.app}.again"
+    done = subprocess.run([*PENSTOCK, "replay", str(path), "--into", into, "--json"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert orjson.loads(done.stdout)["predictions"] == records - records // 1000
+    assert committed_values(config, into) == committed_values(config, config.output.topic)
+    again = subprocess.run([*PENSTOCK, "replay", str(path), "--into", into], capture_output=True, check=False)
+    assert again.returncode == 1
+    assert b"holds records already" in again.stderr
+    key = ["--keys", "key-007", "--from", "1h", "--to", "1ms"]
+    one = subprocess.run([*PENSTOCK, "audit", str(path), "--json", *key], capture_output=True, check=False)
+    assert one.returncode == 0, one.stderr.decode()
+    values = [value for value in committed_values(config, into) if orjson.loads(value)["key"] == "key-007"]
+    assert orjson.loads(one.stdout)["expected"] == len(values) > 0
+
+
+def committed_values(config: Config, topic: str) -> list[bytes]:
+    reader = KafkaTransport(config.kafka).reader()
+    found = []
+    for number in range(PARTITIONS):
+        low, high = reader.watermarks(Partition(topic, number), 10.0)
+        found += [value or b"" for batch in reader.read(Partition(topic, number), low, high, 10.0) for value in batch.values]
+    reader.close()
+    return sorted(found)
+
+
 def test_a_kill_under_the_new_group_protocol_changes_nothing(kafka: KafkaNode, tmp_path: Path) -> None:
     """KIP-848: the broker keeps the killed member's place until its session ends; the new process waits for that."""
     path = application(kafka, tmp_path, **{"group.protocol": "consumer"})
