@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from service.extent import Extent
 from service.task import Phase
 from service.transport.interface import Committed, Membership, Partition, Source, TopicDescription
 from service.transport.memory import Fault
+from service.transport.memory.source import MemoryToken
 from service.transport.partitioning import partition_of
 from tests.applications import chunk, configured
 from tests.cluster import PARTITIONS, Cluster, applications
@@ -147,6 +149,31 @@ def test_dirty_streams_are_snapshotted_in_time_even_without_input(cluster: Clust
     cluster.now += cluster.config.state.snapshot_every
     cluster.work(turns=2)
     assert [key for key, _ in cluster.snapshots()] == [b"a"]
+    committed = cluster.log.group("app").committed[Partition("in", partition_of(b"a", PARTITIONS))]
+    assert orjson.loads(committed.metadata)["replay_from"] == committed.offset
+
+
+@pytest.mark.parametrize("generations", [1, None], ids=["stale", "empty"])
+def test_a_membership_that_is_stale_or_empty_commits_nothing(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, generations: int | None
+) -> None:
+    """A rebalance has overtaken the commit, or the first join is not complete: its offsets must not move the group."""
+    cluster.produce(b"a", 7)
+    cluster.work()
+    before = dict(cluster.log.group("app").committed)
+    source = cluster.workers["one"]._source
+    token = source.group()
+    assert isinstance(token, MemoryToken)
+    old = replace(token, generation=token.generation - generations) if generations else replace(token, identity="", generation=-1)
+    cluster.produce(b"a", 7)
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "group", lambda: old)
+        for _ in range(6):
+            cluster.work(turns=1)
+            assert cluster.log.group("app").committed == before
+        assert cluster.workers["one"]._failures
+    cluster.work(turns=12)
+    assert audited(cluster) == 2
 
 
 def test_replay_skips_what_a_snapshot_contains(cluster: Cluster) -> None:
@@ -661,6 +688,59 @@ class TestStreamsTooShortForTheNetwork:
         assert audited(short) == 2
 
 
+class TestReplayMeetsBeginningsAndEnds:
+    """All within a replay range: every case comes after the last snapshot and before the crash."""
+
+    def replayed(self, cluster: Cluster, begin: int, again: bytes | None = b"a") -> int:
+        """The range is replayed, and a key goes on behind it; how many predictions there are then, all of them right."""
+        cluster.crash("one")
+        where = Partition("in", partition_of(b"a", PARTITIONS))
+        metadata = orjson.loads(cluster.log.group("app").committed[where].metadata)
+        assert metadata["replay_from"] == begin < cluster.log.group("app").committed[where].offset
+        if again is not None:
+            cluster.produce(again, 6)
+        cluster.start("one")
+        cluster.work(turns=8)
+        return audited(cluster)
+
+    def test_a_key_that_is_seen_first_in_it(self, cluster: Cluster) -> None:
+        cluster.produce(b"a", 7)
+        cluster.work()
+        assert self.replayed(cluster, begin=0) == 2
+
+    def test_a_stream_that_ends_in_it_does_not_come_back(self, cluster: Cluster) -> None:
+        one, other = same_partition(2)
+        for key in (one, other):
+            cluster.produce(key, 7)
+        cluster.publish(one, None)
+        cluster.work()
+        assert self.replayed(cluster, begin=1, again=one) == 3
+        streams = [found["stream"] for found in cluster.predictions() if found["key"] == one.decode()]
+        assert streams == [0, 3]
+
+    def test_a_stream_with_a_snapshot_that_ends_and_begins_again(self, cluster: Cluster) -> None:
+        one, other = same_partition(2)
+        for key in (one, other):
+            cluster.produce(key, 7)
+        cluster.work()
+        cluster.now += 3.0
+        cluster.work()  # both are snapshotted
+        cluster.produce(other, 7)  # and one is dirty again: the replay begins here
+        cluster.publish(one, None)
+        cluster.produce(one, 5)
+        cluster.publish(one, None)
+        cluster.produce(one, 4)
+        cluster.work()
+        assert self.replayed(cluster, begin=2, again=one) == 6
+
+    def test_a_null_value_of_a_key_that_has_no_stream(self, cluster: Cluster) -> None:
+        one, other = same_partition(2)
+        cluster.produce(other, 7)
+        cluster.publish(one, None)
+        cluster.work()
+        assert self.replayed(cluster, begin=0, again=one) == 2
+
+
 class TestContradictionsEndLoudly:
     """Rule 7: never a silent reset; and nothing is written."""
 
@@ -689,6 +769,29 @@ class TestContradictionsEndLoudly:
             stopped.produce(b"b", 7)
             stopped.log.delete_before(partition, stopped.log.partition(partition).end)
         self.refuses(stopped, "below the log's first offset")
+
+    def test_committed_offset_above_the_log(self, stopped: Cluster) -> None:
+        """The topic was deleted and made again, or another tool has moved the offset."""
+        for number in range(PARTITIONS):
+            where = Partition("in", number)
+            old = stopped.log.group("app").committed[where]
+            end = stopped.log.partition(where).end
+            stopped.log.group("app").committed[where] = Committed(end + 100, old.metadata)
+        self.refuses(stopped, "above the log's end")
+
+    def test_an_offset_that_another_tool_has_reset_carries_no_metadata(self, stopped: Cluster) -> None:
+        for number in range(PARTITIONS):
+            stopped.log.group("app").committed[Partition("in", number)] = Committed(0, "")
+        self.refuses(stopped, "carries no metadata")
+
+    def test_a_replay_range_that_retention_has_eaten(self, cluster: Cluster) -> None:
+        for _ in range(2):
+            cluster.produce(b"a", 7)
+            cluster.work()
+        cluster.crash("one")
+        where = Partition("in", partition_of(b"a", PARTITIONS))
+        cluster.log.delete_before(where, 1)
+        self.refuses(cluster, "records from 0 on must be replayed, but the log begins at 1")
 
     def test_offsets_gone_while_snapshots_exist(self, stopped: Cluster) -> None:
         stopped.log.forget_offsets("app", [Partition("in", number) for number in range(PARTITIONS)])
