@@ -280,6 +280,33 @@ def bench_service(
     raise typer.Exit(compare(json=json, records=records, peers=peers))
 
 
+@bench.command("recovery")
+def bench_recovery(
+    json: Annotated[bool, typer.Option("--json", help="JSON lines.")] = False,
+    keys: Annotated[int, typer.Option(min=100, help="Keys, each with a stream that fills the network's receptive field.")] = 10_000,
+    rounds: Annotated[int, typer.Option(min=0, help="Turns with and without snapshots, to see what they cost; 0: none.")] = 3,
+) -> None:
+    """A worker is killed on a real broker: how long until another one predicts, and until all keys have caught up."""
+    from service.bench.recovery import main as recover
+
+    raise typer.Exit(recover(json=json, keys=keys, rounds=rounds))
+
+
+@bench.command("keys")
+def bench_keys(
+    json: Annotated[bool, typer.Option("--json", help="JSON lines.")] = False,
+    keys: Annotated[int, typer.Option(min=100, help="Keys.")] = 1_000_000,
+    slots: Annotated[int, typer.Option(min=2, help="Slots that they share.")] = 4096,
+    memory_bytes: Annotated[int, typer.Option(min=0, help="Memory for streams without a slot.")] = 64 << 20,
+    chunks: Annotated[int, typer.Option(min=2, help="Records of each key.")] = 2,
+    chunk: Annotated[int, typer.Option(min=1, help="Samples of each record.")] = 10,
+) -> None:
+    """Far more keys than slots on a real broker: every prediction is counted, the worker's memory is measured."""
+    from service.bench.keys import main as crowd
+
+    raise typer.Exit(crowd(json, keys, slots, memory_bytes, chunks, chunk))
+
+
 @bench.command("engine")
 def bench_engine(
     json: Annotated[bool, typer.Option("--json", help="JSON lines.")] = False,

@@ -106,7 +106,7 @@ class Cluster:
         return True
 
     def crash(self, name: str) -> None:
-        del self.workers[name]
+        self.workers.pop(name).streams.cold.disk.abandon()
 
     def stop(self, name: str) -> None:
         worker = self.workers.pop(name)
@@ -194,8 +194,8 @@ ROOMS = [Room(), Room(slots=2), Room(slots=3, memory_bytes=0), Room(slots=4, mem
 _APPLICATIONS: dict[str, Application] = {}
 
 
-def applications(room: Room | None = None) -> dict[str, Application]:
-    """Converted once: conversion is slow beside a turn."""
+def applications(room: Room | None = None, directory: Path | None = None) -> dict[str, Application]:
+    """Converted once: conversion is slow beside a turn. With `directory`, each keeps frozen streams in a folder below."""
     if not _APPLICATIONS:
         directory = Path(tempfile.mkdtemp(prefix="penstock-test-"))
         for name in INSTANCES:
@@ -203,7 +203,7 @@ def applications(room: Room | None = None) -> dict[str, Application]:
         _APPLICATIONS["other weights"] = Application.from_config(configured(directory, seed=2))
     if room is None:
         return _APPLICATIONS
-    return {name: with_room(application, room) for name, application in _APPLICATIONS.items()}
+    return {name: with_room(application, room, directory and directory / name) for name, application in _APPLICATIONS.items()}
 
 
 def with_room(application: Application, room: Room, directory: Path | None = None) -> Application:

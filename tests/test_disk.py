@@ -206,11 +206,12 @@ def test_a_disk_that_is_damaged_later_ends_the_process_and_the_next_start_reads_
 
 
 def test_a_disk_that_another_process_uses_is_left_alone(cluster: Cluster, directory: Path, read: list[int]) -> None:
-    cluster.crash("one")  # but the file is still open, as by a process that has not ended yet
+    ending = cluster.workers.pop("one")  # and has the file still open
     before = (directory / FILE).stat().st_size
     goes_on(cluster)
     assert min(read) == 0
     assert (directory / FILE).stat().st_size >= before
+    ending.streams.close()
 
 
 def test_without_the_right_to_read_the_topics_settings_the_disk_is_not_used(directory: Path) -> None:

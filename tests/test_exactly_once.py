@@ -6,6 +6,10 @@ anywhere in between, with faults in the transactions. After every rule the commi
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -21,9 +25,10 @@ KEYS = [b"a", b"b", b"c", b"d", b"e"]
 
 
 class ExactlyOnce(RuleBasedStateMachine):
-    @initialize(beside=st.sampled_from([at_once, when_waited_for]), room=st.sampled_from(ROOMS))
-    def begin(self, beside: Beside, room: Room) -> None:
-        self.cluster = Cluster(applications(room))
+    @initialize(beside=st.sampled_from([at_once, when_waited_for]), room=st.sampled_from(ROOMS), disk=st.booleans())
+    def begin(self, beside: Beside, room: Room, disk: bool) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="penstock-test-")) if disk else None
+        self.cluster = Cluster(applications(room, self.directory))
         self.cluster.beside = beside
         self.cluster.start("one")
 
@@ -136,6 +141,8 @@ class ExactlyOnce(RuleBasedStateMachine):
             report = self.cluster.audit()
             assert report is not None
             assert report.passed(exact=True), report
+            if self.directory:
+                shutil.rmtree(self.directory)
 
 
 TestExactlyOnce = ExactlyOnce.TestCase

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -76,6 +77,15 @@ def penstock() -> Contender:
     return Contender("penstock", prepare, bench_network(), "y")
 
 
+def penstock_with(name: str, **changes: Any) -> Contender:
+    """The worker with the network, and `changes` to its configuration."""
+
+    def prepare(site: Site, load: Load) -> tuple[list[TopicDescription], Command]:
+        return configure(site, load, network_model(site), **changes), run_command(site)
+
+    return Contender(name, prepare, bench_network(), "y")
+
+
 def penstock_pass() -> Contender:
     """The worker with a network that changes nothing: what the way through costs alone."""
 
@@ -112,8 +122,8 @@ def network_model(site: Site) -> dict[str, str]:
     return {"factory": f"{Network.__module__}:{Network.__name__}", "weights": str(site.weights)}
 
 
-def configure(site: Site, load: Load, model: dict[str, str]) -> list[TopicDescription]:
-    """Write the worker's configuration to `site.configuration`; the topics that it asks for."""
+def configure(site: Site, load: Load, model: dict[str, str], **changes: Any) -> list[TopicDescription]:
+    """Write the worker's configuration to `site.configuration`, with `changes` to its sections; the topics that it asks for."""
     settings = {
         "app": site.group,
         "instance": "bench",
@@ -123,14 +133,19 @@ def configure(site: Site, load: Load, model: dict[str, str]) -> list[TopicDescri
         "output": {"topic": site.output, "format": "json"},
         "commit": {"interval": f"{COMMIT_MILLISECONDS}ms"},
         "device": "cpu",
-    }
+    } | changes
     site.configuration.write_text(yaml.safe_dump(settings, sort_keys=False))
     return required_topics(read_configuration(site.configuration), PARTITIONS)
 
 
 def _worker(site: Site, load: Load, model: dict[str, str]) -> tuple[list[TopicDescription], Command]:
     topics = configure(site, load, model)
-    return topics, [sys.executable, "-c", "from service.cli import main; main()", "run", site.configuration]
+    return topics, run_command(site)
+
+
+def run_command(site: Site) -> Command:
+    """Runs the worker with the site's configuration."""
+    return [sys.executable, "-c", "from service.cli import main; main()", "run", site.configuration]
 
 
 def _quix(python: Path, job: str, site: Site) -> tuple[list[TopicDescription], Command]:

@@ -45,7 +45,7 @@ class SnapshotPolicy:
         # What one second brings may be saved up, and one snapshot always.
         self._allowance = min(self._allowance + elapsed * self.bytes_per_second, max(self.bytes_per_second, self._size))
         if quota * self._size > self._allowance:
-            quota = int(self._allowance // self._size)
+            quota = max(int(self._allowance // self._size), 0)
         self.deferred = max(overdue - quota, 0)
         return [dirty[:quota][table[:quota] == number] for number in range(len(tables))]
 

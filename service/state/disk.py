@@ -171,6 +171,13 @@ class SnapshotDisk:
         with self._guard():
             raise sqlite3.DatabaseError(why)
 
+    def abandon(self) -> None:
+        """Close the file as the end of the process would: what was put since the last mark may be lost."""
+        if self._db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+            self._db = None
+
     # the file
 
     def _open_again(self) -> None:

@@ -257,8 +257,13 @@ class Program:
 
     @torch.no_grad()
     def _rebuild(self, state: State, slots: Int64[Tensor, "B"]) -> None:
-        """Recomputes every ring of `slots` from the sources' tails."""
-        for part in torch.split(slots, max(1, self.max_step // max(1, self.history))):
+        """Recomputes every ring of `slots` from the sources' tails, as many streams at a time as have `max_step` frames to read."""
+        if not len(slots):
+            return
+        frames = state.frames.index_select(0, slots)
+        read = frames.clamp(max=self.history).cumsum(0)
+        _, counts = torch.unique_consecutive(read // max(1, self.max_step - self.history), return_counts=True)
+        for part in torch.split(slots, counts.tolist()):
             turn = WarmTurn(part, state.frames.index_select(0, part), self.plan.warm)
             rows = {0: torch.empty(0, self.channels, dtype=self.dtype, device=state.device)}
             span = turn.span(self.graph.input)

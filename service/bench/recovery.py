@@ -1,0 +1,185 @@
+"""`penstock bench recovery`: a worker is killed; how long until a new one predicts, and until all keys have caught up.
+
+Also what snapshots cost while nothing goes wrong: throughput with them beside throughput without, in turns.
+"""
+
+from __future__ import annotations
+
+import json as json_lines
+import statistics
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+
+from service.bench.contenders import PARTITIONS, Site, bench_network, configure, network_model, penstock_with, run_command
+from service.bench.load import Load
+from service.bench.measure import Program, commits, running, watch
+from service.bench.outputs import verify
+from service.bench.service import Bench
+from service.demo.broker import KafkaNode
+from service.errors import PenstockError
+from service.transport.interface import Partition, TopicDescription, Transport
+from service.transport.kafka import KafkaTransport
+
+_PATIENCE = 120.0  # seconds without a commit
+_TIMEOUT = 60.0
+_CHUNKS = 6  # records of each key; all but the last are processed before the kill
+_CHUNK = 128  # samples; five of them fill the receptive field of 511
+_CHECKED_KEYS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """One kill and one start. Times in seconds from the start of the new process; `first` and `all` are commits of new input."""
+
+    case: str
+    keys: int
+    first: float
+    all: float
+    restore: float
+    replayed_records: int
+    snapshots_read: int
+    snapshot_bytes: int
+
+    def line(self) -> dict[str, object]:
+        return {"bench": "recovery"} | {
+            name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(self).items()
+        }
+
+
+def recover(
+    bootstrap: str, folder: Path, keys: int, on_disk: bool, say: Callable[[str], None], snapshot_every: str = "30s"
+) -> Recovery:
+    """Feed every key until all are snapshotted, half of them once more, kill the worker, publish for all, start another one.
+
+    Raises `PenstockError` where what was published in the end is not what the module gives.
+    """
+    case = "local disk" if on_disk else "snapshot topic"
+    transport = KafkaTransport({"bootstrap.servers": bootstrap})
+    load = Load(records=_CHUNKS * keys, keys=keys, chunk=_CHUNK)
+    group = f"recovery-{'disk' if on_disk else 'topic'}"
+    site = Site(bootstrap, group, f"{group}.input", f"{group}.output", folder / group)
+    site.folder.mkdir()
+    port = 18_000 + on_disk
+    state: dict[str, object] = {"slots": keys + keys // 4, "snapshot_every": snapshot_every}
+    state |= {"directory": str(site.folder / "state")} if on_disk else {}
+    metrics = {"port": port}
+    topics = configure(site, load, network_model(site), state=state, metrics=metrics, group={"session_timeout": "30s"})
+    transport.admin().create([TopicDescription(site.input, PARTITIONS), *topics], _TIMEOUT)
+    records = iter(load)
+    before = (_CHUNKS - 1) * keys
+    with running("the first worker", run_command(site), site.folder / "first.log") as first:
+        _publish(transport, site.input, islice(records, before))
+        watch(transport, group, site.input, before, first, _PATIENCE)
+        _wait(lambda: _scrape(port)["penstock_snapshots_total"] >= keys, "a snapshot of every stream")
+        # Half of them go on, and are dirty when the kill comes.
+        _publish(transport, site.input, islice(records, keys // 2))
+        watch(transport, group, site.input, before + keys // 2, first, _PATIENCE)
+        first.kill()
+    _publish(transport, site.input, records)
+    count, size = _snapshots(transport, f"{group}.snapshots")
+    say(f"{case}: killed with {count:,} snapshots of {size / 1e6:.1f} MB in the topic; starting another worker")
+    started = time.monotonic()
+    with running("the second worker", run_command(site), site.folder / "second.log") as second:
+        progress = [now for now in _until(transport, site, load.records, second) if now[1] > before + keys // 2]
+        figures = _scrape(port)
+    verify(transport, site.output, "y", load, bench_network(), range(0, keys, max(1, keys // _CHECKED_KEYS)))
+    return Recovery(
+        case,
+        keys,
+        progress[0][0] - started,
+        progress[-1][0] - started,
+        figures["penstock_restore_seconds_sum"] / figures["penstock_restore_seconds_count"],
+        int(figures["penstock_replayed_records_total"]),
+        count,
+        size,
+    )
+
+
+def _until(transport: Transport, site: Site, total: int, program: Program) -> list[tuple[float, int]]:
+    progress = []
+    for now in commits(transport, site.group, site.input):
+        program.expect_running()
+        progress.append((now.seconds, now.records))
+        if now.records >= total:
+            return progress
+    raise AssertionError("commits are watched for ever")
+
+
+def _wait(done: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not done():
+        if time.monotonic() > deadline:
+            raise PenstockError(f"{what} has not come within {_PATIENCE:.0f} s")
+        time.sleep(0.5)
+
+
+def _publish(transport: Transport, topic: str, records: Iterable[tuple[bytes, bytes]]) -> None:
+    publisher = transport.publisher()
+    for key, value in records:
+        publisher.publish(topic, value, key)
+    publisher.flush(_TIMEOUT)
+
+
+def _snapshots(transport: Transport, topic: str) -> tuple[int, int]:
+    """Records and bytes of the snapshot topic, superseded ones included, as a recovery reads them."""
+    count = size = 0
+    reader = transport.reader()
+    for number in range(PARTITIONS):
+        partition = Partition(topic, number)
+        low, high = reader.watermarks(partition, _TIMEOUT)
+        for batch in reader.read(partition, low, high, _TIMEOUT):
+            count += len(batch)
+            size += sum(len(value or b"") for value in batch.values)
+    reader.close()
+    return count, size
+
+
+def _scrape(port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10.0) as answer:
+        lines = [line.split() for line in answer.read().decode().splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, value in lines if "{" not in name}
+
+
+def cost(bootstrap: str, folder: Path, keys: int, records: int, rounds: int, say: Callable[[str], None]) -> dict[str, object]:
+    """Records per second with the default snapshots beside those with none, in turns."""
+    bench = Bench(bootstrap, folder, say)
+    load = Load(records=records, keys=keys)
+    bench.provide("cost.input", load)
+    with_them = penstock_with("with snapshots", state={"slots": keys + keys // 4})
+    without = penstock_with("without snapshots", state={"slots": keys + keys // 4, "snapshot_every": "24h"})
+    rates: dict[str, list[float]] = {with_them.name: [], without.name: []}
+    for turn in range(rounds):
+        for contender in [with_them, without][:: 1 if turn % 2 else -1]:
+            rates[contender.name].append(bench.run(contender, "cost.input", load).records_per_second)
+    one, other = (statistics.median(rates[contender.name]) for contender in (with_them, without))
+    return {
+        "bench": "recovery",
+        "case": "cost of snapshots",
+        "keys": keys,
+        "with": [round(rate) for rate in rates[with_them.name]],
+        "without": [round(rate) for rate in rates[without.name]],
+        "cost_percent": round(100 * (1 - one / other), 1),
+    }
+
+
+def main(json: bool = False, keys: int = 10_000, records: int = 400_000, rounds: int = 3) -> int:
+    """Run on a broker of its own and print JSON lines, or the same for people. Raises `PenstockError` where an output is wrong."""
+    say = Console(stderr=True, highlight=False).print
+    show = Console(highlight=False).print
+    with KafkaNode() as node, tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
+        lines = [recover(node.bootstrap, Path(folder), keys, on_disk, say).line() for on_disk in (False, True)]
+        if rounds:
+            lines.append(cost(node.bootstrap, Path(folder), keys, records, rounds, say))
+    for line in lines:
+        if json:
+            print(json_lines.dumps(line))
+        else:
+            show(", ".join(f"{name} {value}" for name, value in line.items() if name != "bench"))
+    return 0
