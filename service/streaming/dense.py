@@ -6,6 +6,8 @@ windows would copy it once per tap.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from service.streaming.arena import State, Store
+from service.streaming.graph import Node
 from service.streaming.operator import Edge
 from service.streaming.reading import Reading, Rows
 from service.streaming.turn import WORD, Span, Turn, WarmTurn, phase
@@ -31,6 +34,7 @@ class Dense:
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
+        self.together = Together([self])
         self._seen: dict[tuple[int, int], int] = {}
 
     @staticmethod
@@ -62,17 +66,27 @@ class Dense:
         store = state.stores.get(value.index)
         streams, length = len(out.start), self._length(out.longest)
         at = _beginnings(turn, out, into, self.reading.window.stride)
-        frames = state.scratch.rows(self.reading.lane, streams * length, value.channels).view(streams, length, value.channels)
         # New elements lie one after the other; only what comes before them has to be looked for.
         old = -(at.least + self.reading.offsets[0])
         follows = at.least == at.most and old >= 0 and old + (into.each or 0) == length
+        if follows and not old:
+            return self.reading.packed(rows).view(streams, length, value.channels)
+        frames = state.scratch.rows(self.reading.lane, streams * length, value.channels).view(streams, length, value.channels)
         source = self.reading.packed(rows) if store is None else store.rows
-        found = self._addresses(out, at, store, old if follows else length)
         if not follows:
+            found = self._addresses(out, at, store, length)
             torch.index_select(source, 0, found.view(-1), out=frames.view(-1, value.channels))
             return frames
-        parts = [source.index_select(0, found.view(-1)), self.reading.packed(rows)]
+        if store is not None and store.depth and not self._reads_padding(out):
+            found = self.together.before(turn, out, at, state)[self]
+        else:
+            found = self._addresses(out, at, store, old).view(-1)
+        parts = [source.index_select(0, found), self.reading.packed(rows)]
         return torch.cat([part.view(streams, -1, value.channels) for part in parts], 1, out=frames)
+
+    def _reads_padding(self, out: Span) -> bool:
+        reading = self.reading
+        return reading.padded and out.earliest * reading.window.stride + reading.offsets[0] < reading.view.low
 
     def _addresses(self, out: Span, at: _Beginnings, store: Store | None, count: int) -> Int[Tensor, "B count"]:
         """Where the first `count` elements of every stretch lie."""
@@ -86,9 +100,56 @@ class Dense:
         if not store.depth or not all_old:
             new = ahead + (at.packed + store.stage_at)
             found = torch.where(ahead < 0, found, new) if store.depth and some_old else new
-        if self.reading.padded and out.earliest * self.reading.window.stride + first < self.reading.view.low:
+        if self._reads_padding(out):
             found.masked_fill_(ahead + at.phase < self.reading.view.low, store.fills.index(self.reading.fill))
         return found
+
+
+class Together:
+    """Readings that are alike in time: where the elements before the new ones lie is computed for all of them at once."""
+
+    def __init__(self, members: Sequence[Dense]) -> None:
+        self.members = tuple(members)
+        self._columns: tuple[object, list[int], tuple[Tensor, ...]] | None = None
+
+    def before(self, turn: Turn, out: Span, at: _Beginnings, state: State) -> dict[Dense, Int[Tensor, "B*old"]]:
+        """Per member, the rows of its store that hold what every stream's first window reads before the first new element."""
+        found: dict[Dense, Int[Tensor, "B*old"]] | None = turn.shared.get(self)
+        if found is None:
+            stores = [state.stores[member.reading.view.value.index] for member in self.members]
+            counts, (offsets, mask, depth, ring_at) = self._prepared(at.least, stores)
+            rows = (at.phase + offsets).bitwise_and_(mask).add_(at.slot * depth).add_(ring_at)
+            parts = torch.split(rows, counts, 1)
+            found = turn.shared[self] = {member: part.reshape(-1) for member, part in zip(self.members, parts, strict=True)}
+        return found
+
+    def _prepared(self, ahead: int, stores: Sequence[Store]) -> tuple[list[int], tuple[Tensor, ...]]:
+        """How many elements each member reads, and per element its index and its ring; made anew when an arena has grown."""
+        key = (ahead, [store.ring_at for store in stores])
+        if self._columns is None or self._columns[0] != key:
+            firsts = [ahead + member.reading.offsets[0] for member in self.members]
+            counts = [max(0, -first) for first in firsts]
+            spread = [
+                (index, store.depth - 1, store.depth, store.ring_at)
+                for first, store in zip(firsts, stores, strict=True)
+                for index in range(first, 0)
+            ]
+            columns = tuple(torch.tensor(column, dtype=WORD) for column in zip(*spread, strict=True))
+            self._columns = (key, counts, columns)
+        return self._columns[1:]
+
+
+def put_together(prepared: Iterable[tuple[Node, Dense]], depths: Mapping[int, int]) -> None:
+    """Finds the readings that are alike in time and read rings."""
+    alike: dict[object, list[Dense]] = defaultdict(list)
+    for node, dense in prepared:
+        value = dense.reading.view.value
+        if depths.get(value.index):
+            alike[node.output.timeline, value.timeline, dense.reading.window.stride].append(dense)
+    for members in alike.values():
+        together = Together(members)
+        for member in members:
+            member.together = together
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from service.streaming.arena import State, Store
-from service.streaming.dense import Dense
+from service.streaming.dense import Dense, put_together
 from service.streaming.graph import Node, Value
 from service.streaming.operator import Banded, Batched, Convolvable, Expansion, Pointwise, Recurrence, Windowed
 from service.streaming.plan import Plan
@@ -43,6 +43,7 @@ def prepare(plan: Plan, dense: bool) -> tuple[Step, ...]:
         retired = tuple(plan.graph.values[index] for index in done if plan.depth.get(index))
         able = dense and isinstance(node.operator, Convolvable) and Dense.suits(readings[0])
         steps.append(Step(node, readings, retired, Dense(readings[0]) if able else None, tuple(done)))
+    put_together(((step.node, step.dense) for step in steps if step.dense), plan.depth)
     return tuple(steps)
 
 

@@ -96,8 +96,9 @@ class Span:
 
     def last_ring_rows(self, slots: Int64[Tensor, "B"], depth: int) -> Int64[Tensor, "B*depth"]:
         """Where each stream's last `depth` elements lie; every stream has at least as many here."""
-        index = self.stop.unsqueeze(1) + torch.arange(-depth, 0, device=slots.device)
-        return index.bitwise_and_(depth - 1).add_(slots.unsqueeze(1), alpha=depth).view(-1)
+        assert self.each is not None
+        index = self.index.view(-1, self.each)[:, self.each - depth :]
+        return (index & (depth - 1)).add_(slots.unsqueeze(1), alpha=depth).view(-1)
 
     def within(self, whole: Span) -> Int64[Tensor, "M"]:
         """The packed positions of these elements in a span that has them too."""

@@ -10,11 +10,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from service.streaming.kernels import OneDnn
 from service.streaming.lowering import lowers
 from service.streaming.numerics import Gemm, Numerics
 from service.streaming.operator import Convolvable, Operator, Window, Windows
 from service.streaming.symbol import Layout, Symbol
 from service.streaming.tracing import Trace
+
+MOST_PACKED = 16
+"""Shapes of dense convolutions for which arranged filters are kept."""
 
 
 class Convolution(Convolvable):
@@ -37,6 +41,7 @@ class Convolution(Convolvable):
         self.right = padding[1]
         self.rectified = False
         self.window = Window(stride, tuple(tap * dilation - padding[0] for tap in range(taps)))
+        self._packed: dict[torch.Size, Tensor] = {}
         self.depthwise = groups > 1 and self.depth == 1 and self.channels == groups
         self.weight, self.bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
         self.filters = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
@@ -65,7 +70,22 @@ class Convolution(Convolvable):
     def convolve(self, frames: Float[Tensor, "B L C_in"]) -> Float[Tensor, "M C"]:
         images = frames.transpose(1, 2).unsqueeze(2)
         dilation = self.window.offsets[1] - self.window.offsets[0]
-        made = F.conv2d(images, self.filters, self.bias, (1, self.window.stride), 0, (1, dilation), self.groups)
+        strides, dilations = [1, self.window.stride], [1, dilation]
+        if OneDnn.exists():
+            # The filters in the layout that its kernel for this shape wants, rather than arranged anew in every call.
+            packed = self._packed.get(images.shape)
+            if packed is None:
+                if len(self._packed) >= MOST_PACKED:
+                    self._packed.clear()
+                packed = torch.ops.mkldnn._reorder_convolution_weight(
+                    self.filters, [0, 0], strides, dilations, self.groups, list(images.shape)
+                )
+                self._packed[images.shape] = packed
+            made: Tensor = torch.ops.mkldnn._convolution_pointwise(
+                images, packed, self.bias, [0, 0], strides, dilations, self.groups, "none", [], ""
+            )
+        else:
+            made = F.conv2d(images, self.filters, self.bias, strides, 0, dilations, self.groups)
         made = made.permute(0, 2, 3, 1).reshape(-1, self.channels)
         return made.relu_() if self.rectified else made
 
