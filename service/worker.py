@@ -36,6 +36,9 @@ from service.transport.interface import (
 
 log = structlog.get_logger("penstock.worker")
 
+_FIRST = 8
+"""After an assignment, a poll brings an eighth of what it may bring later."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
@@ -109,6 +112,7 @@ class Worker:
         self._again: list[
             RecordBatch
         ] = []  # live records to be fed before new ones: of an aborted epoch, or beyond what there were slots for
+        self._fresh = True  # no epoch has been committed since the last assignment
         self._full = False  # some of them wait for slots
         self._failures = 0  # transactions in a row that were aborted, or whose outcome nobody learnt
         self._tombstones: list[tuple[int, bytes]] = []  # owed for streams that ended in replay
@@ -142,8 +146,7 @@ class Worker:
             self._assignment.advance()
             if self._assignment.replaying and self.streams.room < self.streams.slots / 2:
                 self.commit()  # a replay needs slots that no epoch has changed
-            waiting = sum(map(len, self._again))
-            polled = self._source.poll(max(1, self._settings.max_records - waiting), self._patience())
+            polled = self._source.poll(self._appetite(), self._patience())
             records, self._again = self._again + polled, []
             replayed, live = self._assignment.split(records)
             self._replay(replayed)
@@ -228,6 +231,14 @@ class Worker:
         self._feeder.feed(records, schedule, self._epoch)
         self._assignment.fed(records)
 
+    def _appetite(self) -> int:
+        """How many records a poll may bring. Few after an assignment, when all streams are cold and a step thaws whomever it meets:
+        so the first predictions do not wait for thousands of streams, nor the tasks that are still restoring."""
+        most = self._settings.max_records
+        if self._fresh or self._assignment.restoring:
+            most //= _FIRST
+        return max(1, most - sum(map(len, self._again)))
+
     def _patience(self) -> float:
         """How long a poll may wait, in seconds."""
         if self._assignment.restoring or self._again:
@@ -300,6 +311,7 @@ class Worker:
         self.metrics.cached(self.streams.count_evictions(), self.streams.cold.size, self._policy.deferred)
         self.metrics.committed(len(self._epoch.written), self._epoch.snapshot_bytes, self.streams.table.used)
         if self._epoch.records:
+            self._fresh = False
             self.metrics.waited(self._wall() - min(part.timestamps[0] for part in self._epoch.records) / 1000)
         self._epoch = self._new_epoch()
         self._failures = 0
@@ -414,6 +426,7 @@ class Worker:
         log.info("assigned", tasks=_numbers(partitions))
         self.metrics.rebalanced("assigned")
         self._assignment.add(partitions)
+        self._fresh = True
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
         log.info("revoked", tasks=_numbers(partitions))
