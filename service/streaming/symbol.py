@@ -49,6 +49,12 @@ class Symbol:
     Its own attributes have names that tensors do not have, since all others mean the tensor's.
     """
 
+    if TYPE_CHECKING:
+        __add__: Callable[..., Any]
+        __mul__: Callable[..., Any]
+        __truediv__: Callable[..., Any]
+        __neg__: Callable[..., Any]
+
     dtype = torch.float32
     device = torch.device("cpu")
     requires_grad = False

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.streaming import convert, verify
-from tests.streaming import operators, operators_shapes, operators_time
+from tests.streaming import operators, operators_shapes, operators_time, operators_values
 from tests.streaming.operators import weighted
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-TABLE = {**operators.TABLE, **operators_time.TABLE, **operators_shapes.TABLE}
+TABLE = {**operators.TABLE, **operators_time.TABLE, **operators_shapes.TABLE, **operators_values.TABLE}
 LENGTHS = st.lists(st.integers(1, 40), min_size=2, max_size=4)
 
 

@@ -69,6 +69,13 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "cumulative product over channels": (lambda x: x.cumprod(1), "cumprod over channels"),
     "where a maximum was": (lambda x: x * x.cummax(-1).indices.float(), "indices of cummax"),
     "sum in float64": (lambda x: x.cumsum(-1, dtype=torch.float64), "cumsum to torch.float64"),
+    "mean over everything": (lambda x: x - x.mean(), "mean over all dimensions"),
+    "sum over channels and time": (lambda x: x + x.sum((1, 2), keepdim=True), "sum over time or batch"),
+    "maximum over time": (lambda x: x / x.max(-1, keepdim=True).values, "max over time"),
+    "normalised over time": (lambda x: F.normalize(x, dim=-1), "normalize over time"),
+    "deviation over the batch": (lambda x: x.std(0), "std over time or batch"),
+    "mean in float64": (lambda x: x.mean(1, True, dtype=torch.float64), "mean to torch.float64"),
+    "power of a value": (lambda x: x.abs() ** x, "pow with a computed exponent"),
     "difference over the batch": (lambda x: x.diff(dim=0), "a slice of the batch"),
 }
 

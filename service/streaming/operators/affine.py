@@ -258,4 +258,4 @@ _lower_softmax("softmax")
 _lower_softmax("log_softmax")
 
 OVER_TIME = "Its statistics run over all time. Use BatchNorm or LayerNorm over channels, or run it on windows (mode: window)."
-refuses(OVER_TIME, "group_norm", "instance_norm", "normalize")
+refuses(OVER_TIME, "group_norm", "instance_norm")

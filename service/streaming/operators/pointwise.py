@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from service.streaming.lowering import lowers, refuses
+from service.streaming.lowering import lowers
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Pointwise
 from service.streaming.symbol import Symbol
@@ -89,12 +89,31 @@ EXACT: dict[str, Callable[..., Tensor]] = {
     "mish": mish,
     "softsign": lambda x: x / (x.abs() + 1.0),
     "tanhshrink": lambda x: x - torch.tanh(x),
+    "exp2": lambda x: torch.exp(x * math.log(2.0)),
+    "atanh": lambda x: 0.5 * (torch.log1p(x) - torch.log1p(-x)),
 }
 """Compositions for functions whose own kernels give other bits at the end of a tensor than in its middle."""
 
-TRANSCENDENTAL = ("tanh", "exp", "expm1", "log", "log1p", "sin", "cos", "sqrt", "rsqrt", "erf", "logsigmoid")
+EXPONENTIAL = (
+    "tanh",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "log2",
+    "log10",
+    "sqrt",
+    "rsqrt",
+    "erf",
+    "erfc",
+    "sinh",
+    "cosh",
+    "logsigmoid",
+)
+ANGULAR = ("sin", "cos", "tan", "asin", "acos", "atan", "asinh", "acosh", "sinc")
 SELECTING = ("leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "relu6", "threshold")
 ARITHMETIC = ("abs", "neg", "reciprocal", "square", "sign", "floor", "ceil", "round", "clamp", "clamp_min", "clamp_max")
+WHOLE = ("trunc", "frac", "nan_to_num")
 
 
 def native(name: str) -> Callable[..., Tensor]:
@@ -103,7 +122,7 @@ def native(name: str) -> Callable[..., Tensor]:
     return function
 
 
-STABLE = {name: native(name) for name in (*TRANSCENDENTAL, *SELECTING, *ARITHMETIC)}
+STABLE = {name: native(name) for name in (*EXPONENTIAL, *ANGULAR, *SELECTING, *ARITHMETIC, *WHOLE)}
 """Functions whose rows keep their bits."""
 
 
@@ -133,12 +152,30 @@ def relu(trace: Trace, symbol: Symbol) -> Symbol:
     return trace.add_each(Relu(symbol.channels), symbol)
 
 
+def power(x: Tensor, exponent: float) -> Tensor:
+    """`x ** exponent` by functions whose rows keep their bits, in float64 where it is not a few products."""
+    products: dict[float, Callable[[Tensor], Tensor]] = {
+        2.0: torch.square,
+        3.0: lambda x: x * x * x,
+        0.5: torch.sqrt,
+        -0.5: torch.rsqrt,
+        -1.0: torch.reciprocal,
+    }
+    if exponent in products:
+        return products[exponent](x)
+    wide = x.double()
+    if exponent != int(exponent):
+        return (wide.log() * exponent).exp_().float()
+    size = (wide.abs().log() * exponent).exp_() if exponent else torch.ones_like(wide)
+    return (torch.copysign(size, wide) if exponent % 2 else size).float()
+
+
 @lowers("pow")
-def power(trace: Trace, symbol: Symbol, exponent: float) -> Symbol:
-    if not isinstance(symbol, Symbol) or exponent not in (2, 3):
-        trace.refuse(f"pow with exponent {exponent}", "Write it as products, sqrt, exp or log.")
-    function = torch.square if exponent == 2 else lambda x: x * x * x
-    return trace.add_each(Elementwise("pow", symbol.channels, function, exponent), symbol)
+def power_lowering(trace: Trace, symbol: Symbol, exponent: float) -> Symbol:
+    if not isinstance(symbol, Symbol) or not isinstance(exponent, int | float):
+        trace.refuse("pow with a computed exponent", "Write it as products, sqrt, exp or log.")
+    function = power if trace.numerics is Numerics.EXACT else torch.pow
+    return trace.add_each(Elementwise("pow", symbol.channels, lambda x: function(x, float(exponent)), float(exponent)), symbol)
 
 
 @lowers("dropout", "dropout1d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
@@ -179,9 +216,3 @@ def new_zeros(trace: Trace, symbol: Symbol, *size: Any) -> Tensor:
 @lowers("new_ones")
 def new_ones(trace: Trace, symbol: Symbol, *size: Any, dtype: torch.dtype | None = None, device: object = None) -> Tensor:
     return torch.ones(*size, dtype=dtype)
-
-
-PER_WINDOW = "It needs the whole stream before its first output; run it on windows (mode: window)."
-refuses(
-    PER_WINDOW, "mean", "sum", "std", "var", "max", "min", "amax", "amin", "norm", "argmax", "median", "flip", "roll", "fft", "sort"
-)

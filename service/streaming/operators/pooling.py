@@ -111,6 +111,25 @@ def max_pool1d(
     return _add(trace, pool, symbol)
 
 
+@lowers("lp_pool1d")
+def lp_pool1d(
+    trace: Trace,
+    symbol: Symbol,
+    norm_type: float,
+    kernel_size: int,
+    stride: int | Sequence[int] | None = None,
+    ceil_mode: bool = False,
+) -> Symbol:
+    """As torch computes it: windows that `ceil_mode` cuts off count as full ones."""
+    if norm_type in (float("inf"), -float("inf")):
+        sign = 1 if norm_type > 0 else -1
+        largest: Symbol = max_pool1d(trace, symbol.abs() * sign, kernel_size, stride, ceil_mode=ceil_mode) * sign
+        return largest
+    mean = avg_pool1d(trace, symbol.pow(norm_type), kernel_size, stride, 0, ceil_mode)
+    made: Symbol = (mean * one(kernel_size)).pow(1.0 / norm_type)
+    return made
+
+
 def _add(trace: Trace, pool: Pool, symbol: Symbol) -> Symbol:
     if symbol.ndim > 3 or symbol.axes.time_dim != symbol.ndim - 1:
         trace.refuse("a pool over another dimension than time", "Give it [B, C, T].")

@@ -1,0 +1,139 @@
+"""Sums, means, extremes, variances and norms over the channels of a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from service.streaming.axes import ONE, Kind
+from service.streaming.lowering import lowers, refuses
+from service.streaming.operator import Pointwise
+from service.streaming.operators.accumulation import Extremes, Indices
+from service.streaming.operators.dimensions import factors_of, ordered, place_of
+from service.streaming.symbol import Symbol
+from service.streaming.tracing import Trace
+
+Rows = Float[Tensor, "M C"]
+Function = Callable[[Float[Tensor, "P n"]], Float[Tensor, "P"]]
+PER_WINDOW = "It needs the whole stream before its first output; run it on windows outside penstock."
+
+
+class Reduction(Pointwise):
+    """`function` of `size` neighbouring channels at a time; `parameters` are what it closes over."""
+
+    def __init__(self, name: str, channels: int, size: int, function: Function, parameters: object) -> None:
+        self.name = name
+        self.channels = channels
+        self.size = size
+        self.function = function
+        self.parameters = parameters
+
+    def compute(self, rows: Sequence[Rows], out: Rows | None) -> Rows:
+        # Contiguous pieces, reduced along their rows: so a piece's bits do not depend on how many there are.
+        result = self.function(rows[0].reshape(-1, self.size)).view(-1, self.channels)
+        return result if out is None else out.copy_(result)
+
+    def describe(self) -> str:
+        return f"{self.name}({self.size}, {self.parameters})"
+
+
+def reduced(
+    trace: Trace, symbol: Symbol, name: str, function: Function, dim: Any, keepdim: bool, parameters: object = ()
+) -> Symbol:
+    """The symbol without some of its dimensions of channels, or with 1 in their place."""
+    dims = [dim] if isinstance(dim, int) else list(dim) if isinstance(dim, Sequence) else []
+    places = sorted({place_of(trace, symbol, one) for one in dims})
+    if not places or any(symbol.axes.each[place].kind is not Kind.FACTOR for place in places):
+        over = "all dimensions" if not places else "time or batch"
+        trace.refuse(f"{trace.calling} over {over}", f"{PER_WINDOW} Over channels alone it streams: name their dimension.")
+    kept = [place for place in factors_of(symbol.axes) if place not in places]
+    whole = ordered(trace, symbol, [*kept, *places])
+    axes = whole.axes
+    for place in reversed(places):
+        axes = axes.replaced(place, ONE) if keepdim else axes.without(place)
+    axes = axes.flat()
+    size = symbol.channels // axes.channels
+    return trace.add_each(Reduction(name, axes.channels, size, function, parameters), whole, axes=axes)
+
+
+def _lower_reduction(name: str, function: Callable[..., Tensor]) -> None:
+    @lowers(name)
+    def lowering(trace: Trace, symbol: Symbol, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Symbol:
+        if dtype not in (None, torch.float32):
+            trace.refuse(f"{name} to {dtype}", "Programs run in float32.")
+        return reduced(trace, symbol, name, partial(function, dim=1), dim, keepdim)
+
+
+for _name in ("sum", "mean", "prod", "amax", "amin", "logsumexp"):
+    _lower_reduction(_name, getattr(torch, _name))
+
+
+def _lower_extreme(name: str, values: Callable[..., Tensor], between: str) -> None:
+    @lowers(name)
+    def lowering(trace: Trace, symbol: Symbol, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+        other = dim if isinstance(dim, Symbol | Tensor) else other
+        if other is not None:
+            return trace.call(between, (symbol, other), {})
+        made = reduced(trace, symbol, name, partial(values, dim=1), dim, keepdim)
+        return Extremes(made, Indices(trace, name))
+
+
+_lower_extreme("max", torch.amax, "maximum")
+_lower_extreme("min", torch.amin, "minimum")
+
+
+def _lower_spread(name: str, function: Callable[..., Tensor]) -> None:
+    @lowers(name)
+    def lowering(
+        trace: Trace,
+        symbol: Symbol,
+        dim: Any = None,
+        unbiased: bool = True,
+        keepdim: bool = False,
+        *,
+        correction: float | None = None,
+    ) -> Symbol:
+        degrees = float(unbiased) if correction is None else correction
+        return reduced(trace, symbol, name, partial(function, dim=1, correction=degrees), dim, keepdim, degrees)
+
+
+_lower_spread("var", torch.var)
+_lower_spread("std", torch.std)
+
+
+@lowers("norm", "linalg_vector_norm")
+def norm(trace: Trace, symbol: Symbol, p: Any = 2, dim: Any = None, keepdim: bool = False, *, ord: Any = None) -> Symbol:
+    power = p if ord is None else ord
+    power = 2 if power in (None, "fro") else power
+    if not isinstance(power, int | float):
+        trace.refuse(f"norm with p={power!r}", "Give p as a number.")
+    return reduced(trace, symbol, "norm", partial(torch.linalg.vector_norm, ord=power, dim=1), dim, keepdim, power)
+
+
+@lowers("normalize")
+def normalize(trace: Trace, symbol: Symbol, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: None = None) -> Symbol:
+    size = norm(trace, symbol, p, dim, keepdim=True)
+    made: Symbol = symbol / size.clamp_min(eps)
+    return made
+
+
+@lowers("cosine_similarity")
+def cosine_similarity(trace: Trace, x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Symbol:
+    if not isinstance(x1, Symbol) or not isinstance(x2, Symbol):
+        trace.refuse("cosine_similarity with a constant", "Use F.normalize and F.linear.")
+    made: Symbol = (normalize(trace, x1, 2.0, dim, eps) * normalize(trace, x2, 2.0, dim, eps)).sum(dim)
+    return made
+
+
+@lowers("softmin")
+def softmin(trace: Trace, symbol: Symbol, dim: int | None = None, *args: Any, **kwargs: Any) -> Symbol:
+    made: Symbol = (-symbol).softmax(dim)
+    return made
+
+
+refuses(PER_WINDOW, "median", "quantile", "flip", "roll", "fft", "sort", "topk", "kthvalue")
