@@ -1,10 +1,12 @@
-"""Lets torch's factories take a length that is not known, while a module is traced."""
+"""While a module is traced: torch's factories take a length that is not known, and `isinstance` takes symbols for tensors."""
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,12 +15,16 @@ from torch.overrides import TorchFunctionMode
 
 from service.streaming.length import Length, lengths_in
 from service.streaming.positions import factory
+from service.streaming.symbol import Symbol
 
 if TYPE_CHECKING:
     from service.streaming.tracing import Trace
 
 SIZED = ("ones", "zeros")
 """Factories that take sizes one by one, which torch unpacks before any mode sees them."""
+
+
+TRACING = RLock()
 
 
 class Factories(TorchFunctionMode):
@@ -37,16 +43,30 @@ class Factories(TorchFunctionMode):
 
 @contextmanager
 def symbolic_factories(trace: Trace) -> Iterator[None]:
-    """Within it, factories called with lengths return symbols."""
-    kept = {name: getattr(torch, name) for name in SIZED}
-    for name, original in kept.items():
-        setattr(torch, name, _packing(original))
-    try:
-        with Factories(trace):
-            yield
-    finally:
+    """Within it, factories called with lengths return symbols, and symbols pass for tensors; one thread at a time."""
+    with TRACING:
+        kept = {name: getattr(torch, name) for name in SIZED}
+        instance = builtins.isinstance
         for name, original in kept.items():
-            setattr(torch, name, original)
+            setattr(torch, name, _packing(original))
+        # Not by a `__class__` of symbols: torch's own code would believe it and read memory that is not there.
+        builtins.isinstance = _believing(instance)
+        try:
+            with Factories(trace):
+                yield
+        finally:
+            builtins.isinstance = instance
+            for name, original in kept.items():
+                setattr(torch, name, original)
+
+
+def _believing(instance: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    tensor = torch.empty(0)
+
+    def isinstance(value: Any, kinds: Any, /) -> bool:
+        return instance(value, kinds) or (instance(value, Symbol) and instance(tensor, kinds))
+
+    return isinstance
 
 
 def _packing(original: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -67,11 +67,6 @@ class Symbol:
         self.axes = axes
         trace.symbols.add(self)
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """What `isinstance` hears: networks ask whether their input is a tensor, or there at all."""
-        return Tensor
-
     @property
     def reads(self) -> View:
         """Rows that hold the factors in the order of the dimensions."""
