@@ -87,6 +87,16 @@ _lower_extreme("max", torch.amax, "maximum")
 _lower_extreme("min", torch.amin, "minimum")
 
 
+def variance(rows: Float[Tensor, "P n"], correction: float) -> Float[Tensor, "P"]:
+    """Composed: torch takes another way when all that it is given is one row."""
+    apart = rows - rows.mean(1, keepdim=True)
+    return apart.square_().sum(1) / max(0.0, rows.shape[1] - correction)
+
+
+def deviation(rows: Float[Tensor, "P n"], correction: float) -> Float[Tensor, "P"]:
+    return variance(rows, correction).sqrt_()
+
+
 def _lower_spread(name: str, function: Callable[..., Tensor]) -> None:
     @lowers(name)
     def lowering(
@@ -98,12 +108,12 @@ def _lower_spread(name: str, function: Callable[..., Tensor]) -> None:
         *,
         correction: float | None = None,
     ) -> Symbol:
-        degrees = float(unbiased) if correction is None else correction
-        return reduced(trace, symbol, name, partial(function, dim=1, correction=degrees), dim, keepdim, degrees)
+        degrees = float(unbiased) if correction is None else float(correction)
+        return reduced(trace, symbol, name, partial(function, correction=degrees), dim, keepdim, degrees)
 
 
-_lower_spread("var", torch.var)
-_lower_spread("std", torch.std)
+_lower_spread("var", variance)
+_lower_spread("std", deviation)
 
 
 @lowers("norm", "linalg_vector_norm")
