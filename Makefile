@@ -13,7 +13,7 @@ ARGS ?=
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench lock helm-tool clean
+.PHONY: help setup demo test faults mutations check format bench lock helm-tool clean
 
 help: ## show this list
 	@echo "make TARGET [ARGS=...]"
@@ -26,6 +26,12 @@ demo: $(READY) ## broker, simulated pumps, the service and an audit (ARGS="--sec
 
 test: $(READY) ## all tests, those on a real broker included (ARGS="tests/codec")
 	@$(BIN)/pytest $(ARGS)
+
+faults: $(READY) ## the fault suite's long rounds, half an hour and more; the table goes to build/faults.md (ARGS="-k kills")
+	@PENSTOCK_FAULTS=long PENSTOCK_FAULTS_REPORT=build/faults $(BIN)/pytest --timeout=3600 tests/faults $(ARGS)
+
+mutations: $(READY) ## break the service on purpose, one way at a time: the tests must turn red (ARGS="replay")
+	@$(BIN)/python -m tests.faults.mutations $(ARGS)
 
 check: $(READY) ## formatting, lint, types, import directions, Dockerfile, compose file
 	$(BIN)/ruff format --check .

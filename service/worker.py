@@ -39,6 +39,9 @@ log = structlog.get_logger("penstock.worker")
 _FIRST = 8
 """After an assignment, a poll brings an eighth of what it may bring later."""
 
+_ASK_EVERY = 5.0  # seconds, after a loss, whether a newer process has our name
+_ASK_TIMEOUT = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
@@ -121,6 +124,7 @@ class Worker:
         self._incarnation = Incarnation(transport, settings.topics.snapshots, settings.membership.instance)
         self._fenced: Fenced | None = None
         self._lost = False  # and whether another process has our name is not known since
+        self._ask_at = clock()
         self._unknown = False
 
     # the loop
@@ -167,10 +171,8 @@ class Worker:
             self._note_unknown(error)
         if self._unknown:
             self._start_over()
-        elif self._lost and self._assignment.tasks:
-            self._check_name(
-                Fenced("the group gave this instance's place away, and a newer process of the same instance has started")
-            )
+        elif self._lost:
+            self._check_loss()
 
     def _replay(self, records: list[RecordBatch]) -> None:
         while records:
@@ -419,6 +421,18 @@ class Worker:
         if self._incarnation.superseded(self._settings.call_timeout):
             raise error
         self._lost = False
+
+    def _check_loss(self) -> None:
+        """Once there are tasks again, and every few seconds until then: under KIP-848, where a newer process of our name holds our
+        place in the group, there never are."""
+        error = Fenced("the group gave this instance's place away, and a newer process of the same instance has started")
+        if self._assignment.tasks:
+            self._check_name(error)
+        elif self._clock() >= self._ask_at:
+            self._ask_at = self._clock() + _ASK_EVERY
+            with contextlib.suppress(TransportUnavailable):
+                if self._incarnation.superseded(_ASK_TIMEOUT):
+                    raise error
 
     # tasks and rebalances
 

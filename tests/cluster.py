@@ -20,6 +20,7 @@ from service.transport.interface import Isolation, Partition, RecordBatch
 from service.transport.memory import Fault, MemoryLog, MemoryTransport
 from service.worker import Worker
 from tests.applications import chunk, configured
+from tests.faults.points import Killed, Trap, trapped
 
 PARTITIONS = 2
 INSTANCES = ["one", "two"]
@@ -67,9 +68,10 @@ class Cluster:
     def publish(self, key: bytes, value: bytes | None) -> None:
         self.transport.publisher().publish("in", value, key=key)
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, trap: Trap | None = None) -> None:
+        transport = trapped(self.transport, trap) if trap else self.transport
         worker = self.applications[name].worker(
-            self.transport, clock=lambda: self.now, longest_poll=0.0, beside=self.beside, wall=lambda: self.now
+            transport, clock=lambda: self.now, longest_poll=0.0, beside=self.beside, wall=lambda: self.now
         )
         worker.sleep = self._pass
         worker.open()
@@ -79,7 +81,7 @@ class Cluster:
         self.now += seconds
 
     def turn(self, name: str) -> None:
-        """A worker that finds itself fenced, or gives up, is gone, as the process would be."""
+        """A worker that finds itself fenced, gives up, or is killed by its trap, is gone, as the process would be."""
         if not self._survives(name, self.workers[name]):
             self.crash(name)
 
@@ -101,7 +103,7 @@ class Cluster:
         except Fenced:
             assert worker is not self.newest[name], "the newest process of an instance gives way to nobody"
             return False
-        except TransportUnavailable:
+        except (TransportUnavailable, Killed):
             return False
         return True
 
@@ -113,8 +115,12 @@ class Cluster:
         try:
             with contextlib.suppress(Fenced):
                 worker.finish()
-        finally:
+        except Killed:
+            return
+        except BaseException:
             worker.close()
+            raise
+        worker.close()
 
     def expel(self, name: str) -> None:
         """The group has not heard of this instance for too long, nor the transaction coordinator."""

@@ -1,7 +1,8 @@
 """The law, broker-free: whatever happens, the committed predictions are the module's on each key's whole input, once, bit for bit.
 
 A state machine drives workers on the in-memory log one turn at a time and lets them crash, stop, be expelled and be fenced
-anywhere in between, with faults in the transactions. After every rule the committed part is audited.
+anywhere in between or die in the middle of a turn, with faults in the transactions. After every rule the committed part is
+audited; at the end the state of every key is compared as well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from service.errors import Fenced
 from service.transport.memory import Fault
 from tests.applications import chunk
 from tests.cluster import INSTANCES, ROOMS, Cluster, Room, applications, at_once, when_waited_for
+from tests.faults.points import Abandon, Killed, Point, Trap
+from tests.faults.states import wrong_states
 
 KEYS = [b"a", b"b", b"c", b"d", b"e"]
 
@@ -94,7 +97,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.cluster.start(name)
         self.cluster.turn(name)
         if first is not None:
-            with pytest.raises(Fenced):
+            with pytest.raises((Fenced, Killed)):
                 first.turn()
 
     @precondition(lambda self: self.cluster.workers)
@@ -115,6 +118,13 @@ class ExactlyOnce(RuleBasedStateMachine):
     @rule(data=st.data())
     def crash(self, data: st.DataObject) -> None:
         self.cluster.crash(data.draw(st.sampled_from(sorted(self.cluster.workers))))
+
+    @precondition(lambda self: len(self.cluster.workers) < len(INSTANCES))
+    @rule(data=st.data(), point=st.sampled_from(Point), nth=st.integers(1, 4))
+    def start_and_die_at(self, data: st.DataObject, point: Point, nth: int) -> None:
+        """The next pass, or one of those after it, will be its last."""
+        name = data.draw(st.sampled_from([name for name in INSTANCES if name not in self.cluster.workers]))
+        self.cluster.start(name, Trap(point, nth, Abandon()))
 
     @precondition(lambda self: self.cluster.workers)
     @rule(data=st.data())
@@ -141,6 +151,7 @@ class ExactlyOnce(RuleBasedStateMachine):
             report = self.cluster.audit()
             assert report is not None
             assert report.passed(exact=True), report
+            assert wrong_states(self.cluster.applications["one"], self.cluster.transport) == []
             if self.directory:
                 shutil.rmtree(self.directory)
 

@@ -48,7 +48,15 @@ def test_operations_md_explains_every_reason_of_a_dead_letter(root: Path, reason
     assert f"| `{reason}` |" in (root / "docs" / "operations.md").read_text()
 
 
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/design.md", "docs/operations.md", "docs/streaming.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/design.md",
+    "docs/operations.md",
+    "docs/streaming.md",
+    "docs/exactly-once.md",
+]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

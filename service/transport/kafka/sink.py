@@ -11,12 +11,14 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError
 from service.transport.interface import Committed, GroupToken, Headers, Partition
+from service.transport.kafka.bounded import bounded
 from service.transport.kafka.configuration import KafkaProperties, client
 from service.transport.kafka.errors import Trouble, delivery_error, reason, transaction_error
 from service.transport.kafka.group import KafkaToken
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between tries
 _REGISTERED = 0.2  # seconds to wait for what is on its way before an abort
+_GRACE = 0.5  # seconds that a call may outlast its own timeout
 _ROOM = 0.1  # seconds to wait at a time for room in a full queue
 
 
@@ -97,7 +99,7 @@ class KafkaSink:
         try:
             self._call(
                 "sending offsets",
-                lambda seconds: self._producer.send_offsets_to_transaction(positions, group.metadata, seconds),
+                lambda seconds: self._send(positions, group, seconds),
                 timeout=max(left, _ROOM),
             )
         except TimeoutError:
@@ -135,6 +137,14 @@ class KafkaSink:
                 if refused is None or isinstance(refused, EpochAborted):
                     refused = self._classified(f"producing to {topic!r}", reason(error))
                 raise refused from None
+
+    def _send(self, positions: list[TopicPartition], group: KafkaToken, seconds: float) -> None:
+        # After a lost connection this call may not come back, whatever its timeout (docs/adr/0020-transport-bounded-calls.md).
+        try:
+            bounded(lambda: self._producer.send_offsets_to_transaction(positions, group.metadata, seconds), seconds + _GRACE)
+        except TimeoutError:
+            self._broken = OutcomeUnknown(f"{self._transactional_id}: sending offsets: the client does not come back")
+            raise self._broken from None
 
     def _make_room(self) -> None:
         self._check_usable(_ROOM)

@@ -1,4 +1,4 @@
-"""The worker as a process of its own on the real broker, killed in the middle of its work."""
+"""`penstock replay` and the audit of a part, on the real broker."""
 
 from __future__ import annotations
 
@@ -85,32 +85,6 @@ def running(path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def audited(path: Path) -> dict[str, object]:
-    done = subprocess.run([*PENSTOCK, "audit", str(path), "--json"], capture_output=True, check=False)
-    assert done.stdout, done.stderr.decode()
-    return dict(orjson.loads(done.stdout)) | {"exit": done.returncode}
-
-
-def test_three_kills_in_fifty_thousand_records_change_nothing(path: Path) -> None:
-    config, records = load(path), 50_000
-    fill(config, records - 1_000)
-    for share in (0.1, 0.35, 0.6):
-        with running(path) as process:
-            wait_for(config, int(share * records), process)
-            process.kill()
-    with running(path) as process:
-        fill(config, 1_000)
-        wait_for(config, records, process)
-        process.terminate()
-        assert process.wait(30) == 0, path.with_suffix(".log").read_text()[-2000:]
-    report = audited(path)
-    wrong = {name: report[name] for name in ("missing", "duplicates", "unexpected", "out_of_order", "unjudged")}
-    assert wrong == dict.fromkeys(wrong, 0)
-    assert report["bit_equal"] is True
-    assert report["exit"] == 0
-    assert report["expected"] == records - records // 1000
-
-
 def test_a_part_computed_again_is_what_was_published(path: Path) -> None:
     config, records = load(path), 5_000
     fill(config, records)
@@ -141,35 +115,3 @@ def committed_values(config: Config, topic: str) -> list[bytes]:
         found += [value or b"" for batch in reader.read(Partition(topic, number), low, high, 10.0) for value in batch.values]
     reader.close()
     return sorted(found)
-
-
-def test_a_kill_under_the_new_group_protocol_changes_nothing(kafka: KafkaNode, tmp_path: Path) -> None:
-    """KIP-848: the broker keeps the killed member's place until its session ends; the new process waits for that."""
-    path = application(kafka, tmp_path, **{"group.protocol": "consumer"})
-    config, records = load(path), 10_000
-    fill(config, records - 1_000)
-    with running(path) as process:
-        wait_for(config, records // 4, process)
-        process.kill()
-    with running(path) as process:
-        fill(config, 1_000)
-        wait_for(config, records, process)
-        process.terminate()
-        assert process.wait(30) == 0
-    report = audited(path)
-    assert (report["exit"], report["expected"], report["bit_equal"]) == (0, records - records // 1000, True)
-
-
-def test_two_processes_of_one_instance_the_older_stops_and_says_why(path: Path) -> None:
-    config = load(path)
-    fill(config, 1_000)
-    with running(path) as older:
-        wait_for(config, 1_000, older)
-        with running(path) as newer:
-            assert older.wait(30) == 3
-            assert "another" in path.with_suffix(".log").read_text()
-            fill(config, 1_000)
-            wait_for(config, 2_000, newer)
-            newer.terminate()
-            assert newer.wait(30) == 0
-    assert audited(path)["exit"] == 0

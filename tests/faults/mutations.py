@@ -1,0 +1,143 @@
+"""Breaks the service on purpose, in a copy, one way at a time: the tests have to notice each (`make mutations`).
+
+    python -m tests.faults.mutations [WORD…]    only the mutations whose names hold one of the words
+
+Prints a line for each: red is good. Ends with 1 where a mutation stayed green, or where the tests are red without one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ["service", "tests", "schemas", "pyproject.toml"]
+TESTS = ["tests/faults/test_twin.py", "tests/test_exactly_once.py"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """In `file`, `old`, which stands there once, becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTATIONS = [
+    Mutation(
+        "position() for offsets",
+        "service/assignment.py",
+        "return {number: task.next_offset for number, task in self.tasks.items() if task.live}",
+        "return {number: self.source.position(task.input) for number, task in self.tasks.items() if task.live}",
+    ),
+    Mutation(
+        "publishing in replay",
+        "service/assignment.py",
+        "cut = 0 if task.live else bisect_left(part.offsets, task.live_at)",
+        "cut = 0",
+    ),
+    Mutation(
+        "state surviving an abort",
+        "service/worker.py",
+        "        self.streams.rollback()\n        self._again = epoch.records + self._again\n",
+        "        self.streams.settle()\n        self._again = epoch.records + self._again\n",
+    ),
+    Mutation(
+        "stale membership",
+        "service/worker.py",
+        "self._epoch.send(offsets, self._source.group())",
+        "self._token = getattr(self, '_token', None) or self._source.group()\n        self._epoch.send(offsets, self._token)",
+    ),
+    Mutation(
+        "stale metadata",
+        "service/worker.py",
+        "            start = replay_from(table, number, offset, chosen)\n",
+        "            start = replay_from(table, number, offset, chosen)\n"
+        "            self._stale = getattr(self, '_stale', {})\n"
+        "            start, self._stale[number] = self._stale.get(number, start), start\n",
+    ),
+    Mutation(
+        "a snapshot outside the transaction",
+        "service/epoch.py",
+        "self.sink.produce(self.topics.snapshots, data, key=key, partition=task)",
+        "getattr(self.sink, 'inner', self.sink)._log.append(self.topics.snapshots, data, key, task, [])",
+    ),
+    Mutation(
+        "replay_from one too high",
+        "service/state/dirty.py",
+        "return min(int(since.min()), next_offset) if len(since) else next_offset",
+        "return min(int(since.min()) + 1, next_offset) if len(since) else next_offset",
+    ),
+    Mutation(
+        "replay feeds what a snapshot contains",
+        "service/scheduler.py",
+        'keep = (slots > 0) & (rows.offsets >= table.column("position")[slots])',
+        "keep = slots > 0",
+    ),
+    Mutation(
+        "snapshots read to the last stable offset only",
+        "service/restore.py",
+        "    low, high = reader.watermarks(partition, policy.timeout)\n    begun,",
+        "    low, high = reader.watermarks(partition, policy.timeout)\n"
+        "    high = reader._reader._log.partition(partition).last_stable\n    begun,",
+    ),
+    Mutation(
+        "an ended slot is given away before the commit",
+        "service/state/streams.py",
+        "        if live:\n            self._undo.ended += slots.tolist()\n"
+        "        else:\n            self.table.vacate(slots.tolist())",
+        "        self.table.vacate(slots.tolist())",
+    ),
+]
+
+
+def main(words: list[str]) -> int:
+    wanted = [mutation for mutation in MUTATIONS if not words or any(word in mutation.name for word in words)]
+    failed = _line("none", *_tested(None), good="green")
+    for mutation in wanted:
+        failed |= _line(mutation.name, *_tested(mutation), good="red")
+    return int(failed)
+
+
+def _line(name: str, colour: str, first: str, seconds: float, good: str) -> bool:
+    print(f"{'ok' if colour == good else 'WRONG':6} {name:48} {colour:6} {seconds:5.1f} s  {first}", flush=True)
+    return colour != good
+
+
+def _tested(mutation: Mutation | None) -> tuple[str, str, float]:
+    """Red or green, the first test that failed, and the seconds it took."""
+    with tempfile.TemporaryDirectory(prefix="penstock-mutation-") as folder:
+        tree = Path(folder)
+        for name in COPIED:
+            place = ROOT / name
+            if place.is_dir():
+                shutil.copytree(place, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(place, tree / name)
+        if mutation is not None:
+            path = tree / mutation.file
+            text = path.read_text()
+            if text.count(mutation.old) != 1:
+                sys.exit(f"{mutation.name}: the text to be changed stands {text.count(mutation.old)} times in {mutation.file}")
+            path.write_text(text.replace(mutation.old, mutation.new))
+        began = time.monotonic()
+        command = [sys.executable, "-m", "pytest", "-x", "--hypothesis-profile", "unshrunk", "-p", "no:cacheprovider", *TESTS]
+        environment = os.environ | {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False, timeout=600)
+        if done.returncode not in (0, 1):
+            sys.exit(f"pytest could not run ({done.returncode}):\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+        names = re.findall(r"^FAILED \S*?/(\S+\.py::.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
+        return "red" if done.returncode else "green", names[0] if names else "", time.monotonic() - began
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
