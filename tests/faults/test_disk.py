@@ -44,7 +44,7 @@ def test_a_disk_that_is_not_what_it_was(
         other.work_off(worker)
         other.leave(worker)
     with scenes(static=False, snapshots="1s", state={"directory": str(disk)}, seed=19) as play:
-        for number in range(3):
+        for number in range(2):
             play.publish(150)
             worker = play.worker()
             play.work_off(worker)
