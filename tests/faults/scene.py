@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import tempfile
 import time
 import uuid
@@ -229,6 +230,7 @@ class Scene:
     def end(self) -> None:
         self.close()
         self._looking.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @contextmanager
