@@ -139,7 +139,7 @@ class KafkaSink:
                 raise refused from None
 
     def _send(self, positions: list[TopicPartition], group: KafkaToken, seconds: float) -> None:
-        # After a lost connection this call may not come back, whatever its timeout (docs/adr/0020-transport-bounded-calls.md).
+        # After a lost connection this call may not come back, whatever its timeout (docs/adr/0021-transport-bounded-calls.md).
         try:
             bounded(lambda: self._producer.send_offsets_to_transaction(positions, group.metadata, seconds), seconds + _GRACE)
         except TimeoutError:
