@@ -62,7 +62,8 @@ class Scene:
         self.name = f"app-{uuid.uuid4().hex[:8]}"
         self.random = random.Random(seed)
         self.ends = ends
-        quick = {"heartbeat.interval.ms": 300} if protocol == "classic" else {}
+        quick = {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 500}
+        quick |= {"heartbeat.interval.ms": 300} if protocol == "classic" else {}
         self._settings: dict[str, Any] = {
             "app": self.name,
             "inputs": [{"topic": f"{self.name}.in", "channels": ["a", "b"], "rate": 1000}],
