@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from service.errors import NotStreamable
 from service.nn.company import fit
@@ -191,6 +190,8 @@ class OnWindows(Batched):
     @property
     def work(self) -> int:
         """As torch counts them: matrix products and convolutions; none in TorchScript."""
+        from torch.utils.flop_counter import FlopCounterMode  # it imports a compiler, which takes seconds
+
         like = torch.zeros(1, self.sliding.size, self.depth)
         with FlopCounterMode(display=False) as counter:
             self.sliding.frames(like, self.batches[0])
