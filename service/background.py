@@ -1,4 +1,4 @@
-"""One call at a time beside the loop: a commit waits for the broker, and the loop has records to decode meanwhile."""
+"""Calls beside the loop: a commit waits for the broker, and the loop has records to decode meanwhile."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Beside = Callable[[Callable[[], None]], Wait]
 """Starts a call; what it returns waits for its end, and raises what the call has raised."""
 
 
-def in_thread(call: Callable[[], None]) -> Wait:
-    """The call runs in a thread of its own, which is gone when it is over."""
+def begun(call: Callable[[], None], name: str) -> Future[None]:
+    """The call's outcome. It runs in a thread of its own, which is gone when it is over."""
     outcome: Future[None] = Future()
 
     def run() -> None:
@@ -23,5 +23,9 @@ def in_thread(call: Callable[[], None]) -> Wait:
         else:
             outcome.set_result(None)
 
-    threading.Thread(target=run, name="commit", daemon=True).start()
-    return outcome.result
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return outcome
+
+
+def in_thread(call: Callable[[], None]) -> Wait:
+    return begun(call, "commit").result

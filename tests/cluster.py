@@ -216,3 +216,16 @@ def with_room(application: Application, room: Room, directory: Path | None = Non
     changed = {"slots": room.slots, "memory_bytes": room.memory_bytes, "directory": directory}
     state = application.config.state.model_copy(update=changed)
     return replace(application, config=application.config.model_copy(update={"state": state}))
+
+
+def audited(cluster: Cluster) -> int:
+    """How many predictions there are, all of them right."""
+    report = cluster.audit()
+    assert report is not None
+    assert report.passed(exact=True), report
+    return report.expected
+
+
+def letters(cluster: Cluster) -> list[tuple[bytes | None, bytes | None]]:
+    """Key and reason of each dead letter."""
+    return [(key, headers["penstock.error"]) for key, _, headers in cluster.read("app.dead-letters")]

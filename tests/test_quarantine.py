@@ -9,7 +9,7 @@ import torch
 
 from service.quarantine import ATTEMPTS, STARTS, Quarantine, Suspicion
 from service.streaming import Ragged
-from tests.cluster import Cluster, applications
+from tests.cluster import Cluster, applications, audited, letters
 
 DEADLY = 66.0
 
@@ -65,17 +65,6 @@ def feed(cluster: Cluster) -> None:
         if cluster.workers["one"]._epoch.records:
             return
     raise AssertionError("nothing was fed")
-
-
-def letters(cluster: Cluster) -> list[tuple[bytes | None, bytes | None]]:
-    return [(key, headers["penstock.error"]) for key, _, headers in cluster.read("app.dead-letters")]
-
-
-def audited(cluster: Cluster) -> int:
-    report = cluster.audit()
-    assert report is not None
-    assert report.passed(exact=True), report
-    return report.expected
 
 
 def test_a_deadly_record_is_refused_in_the_end_and_nobody_else(cluster: Cluster) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from service.transport.memory import Fault
 from tests.applications import chunk
-from tests.cluster import Cluster, Room, applications, at_once, when_waited_for
+from tests.cluster import Cluster, Room, applications, at_once, audited, when_waited_for
 
 ROOMS = {
     "in memory": Room(slots=3, memory_bytes=1 << 20),
@@ -25,13 +25,6 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
 
 
 KEYS = [b"key-%d" % number for number in range(30)]
-
-
-def audited(cluster: Cluster) -> int:
-    report = cluster.audit()
-    assert report is not None
-    assert report.passed(exact=True), report
-    return report.expected
 
 
 def work(cluster: Cluster) -> None:

@@ -17,7 +17,7 @@ from service.refused import RefusedRecords
 from service.state import Streams
 from service.streaming import Ragged
 from service.transport.memory import Fault
-from tests.cluster import Cluster, applications, when_waited_for
+from tests.cluster import Cluster, applications, audited, letters, when_waited_for
 
 BAD = 77.0
 """A sample that the network of these tests cannot take."""
@@ -47,18 +47,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 def bad(cluster: Cluster, key: bytes, samples: int = 3) -> None:
     values = [[BAD, 0.0]] * samples
     cluster.publish(key, b'{"t":%d,"x":%s}' % (cluster.now * 1000, str(values).encode()))
-
-
-def letters(cluster: Cluster) -> list[tuple[bytes | None, bytes | None]]:
-    """Key and reason of each dead letter."""
-    return [(key, headers["penstock.error"]) for key, _, headers in cluster.read("app.dead-letters")]
-
-
-def audited(cluster: Cluster) -> int:
-    report = cluster.audit()
-    assert report is not None
-    assert report.passed(exact=True), report
-    return report.expected
 
 
 def written(cluster: Cluster) -> RefusedRecords:

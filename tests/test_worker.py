@@ -25,7 +25,7 @@ from service.transport.memory import Fault
 from service.transport.memory.source import MemoryToken
 from service.transport.partitioning import partition_of
 from tests.applications import chunk, configured
-from tests.cluster import PARTITIONS, Cluster, applications
+from tests.cluster import PARTITIONS, Cluster, applications, audited
 from tests.transport.cluster import Follower
 
 
@@ -40,14 +40,6 @@ def same_partition(count: int) -> list[bytes]:
     """Keys that share partition 0."""
     keys = (b"key-%d" % number for number in itertools.count())
     return list(itertools.islice((key for key in keys if partition_of(key, PARTITIONS) == 0), count))
-
-
-def audited(cluster: Cluster) -> int:
-    """How many predictions there are, all of them right."""
-    report = cluster.audit()
-    assert report is not None
-    assert report.passed(exact=True), report
-    return report.expected
 
 
 def test_every_record_that_completes_outputs_gets_one_prediction(cluster: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -58,7 +59,7 @@ ALIASES = {
 TYPES = {"bool": torch.bool, "float": torch.float32, "long": torch.int64, "int": torch.int32}
 
 
-class OverTimes:
+class OverTimes(ABC):
     """What both kinds share: torch functions and tensor methods are looked up by name."""
 
     device = torch.device("cpu")
@@ -69,8 +70,9 @@ class OverTimes:
         self.trace = trace
         self.length = length
 
+    @abstractmethod
     def call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        raise NotImplementedError
+        """The result of a torch function or tensor method; refused where it is no function of distances."""
 
     def refuse(self, what: str) -> NoReturn:
         self.trace.refuse(f"{what} of times", REMEDY)

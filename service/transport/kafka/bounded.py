@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+
+from service.background import begun
 
 
 def bounded(call: Callable[[], None], seconds: float) -> None:
@@ -12,15 +12,4 @@ def bounded(call: Callable[[], None], seconds: float) -> None:
 
     The thread then stays behind, waiting, and so does what it holds: the client must not be used again.
     """
-    outcome: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            call()
-        except BaseException as error:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(None)
-
-    threading.Thread(target=run, name="bounded", daemon=True).start()
-    outcome.result(seconds)
+    begun(call, "bounded").result(seconds)
