@@ -91,6 +91,8 @@ class Assignment:
             self.tasks[task.number] = task
             closed = before.pop(task.number, None)
             left = closed.left() if closed else None
+            if closed and left:  # as long as memory is what goes on
+                task.refused, task.suspicion = closed.refused, closed.suspicion
             self._restoring[task.number] = restore(task, self.source, self._reader, self._policy, self._streams, left)
             self._assigned_at[task.number] = self._clock()
         for number in before:
@@ -188,6 +190,7 @@ class Assignment:
 
     def _go_live(self, task: Task) -> None:
         task.enter(Phase.LIVE)
+        task.next_offset = max(task.next_offset, task.live_at)  # what is committed may lie beyond the last record that was seen
         self._count()
         seconds = self._clock() - self._assigned_at.pop(task.number)
         self._metrics.restored(seconds)

@@ -46,10 +46,10 @@ class Epoch:
     def dead_letter(self, records: RecordBatch, row: int, refusal: Refusal) -> None:
         """The refused record as it came, with where it came from and why it was refused.
 
-        A value above `letter_bytes`, which the topic might refuse, is left out, and so are headers above a twentieth of that;
-        their sizes and the place in the input remain.
+        A value above `letter_bytes`, which the topic might refuse, is left out, and so are a key and headers above a twentieth of
+        that; their sizes and the place in the input remain.
         """
-        value = records.values[row]
+        key, value = records.keys[row], records.values[row]
         found = {
             "penstock.error": str(refusal.reason),
             "penstock.message": refusal.message,
@@ -61,12 +61,15 @@ class Epoch:
         if value is not None and len(value) > self.letter_bytes:
             found["penstock.value_bytes"] = str(len(value))
             value = None
+        if key is not None and len(key) > self.letter_bytes // 20:
+            found["penstock.key_bytes"] = str(len(key))
+            key = None
         headers = records.headers(row)
         if (size := sum(len(name) + len(content or b"") for name, content in headers)) > self.letter_bytes // 20:
             found["penstock.headers_bytes"] = str(size)
             headers = []
         headers = headers + [(name, text.encode()) for name, text in found.items()]
-        self.sink.produce(self.topics.dead_letters, value, key=records.keys[row], headers=headers)
+        self.sink.produce(self.topics.dead_letters, value, key=key, headers=headers)
         self.letters += 1
 
     def snapshot(self, task: int, key: bytes, data: bytes | None) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
+from service.codec.interface import RESERVED_KEYS
 from service.errors import OffsetsPending, OperatorActionRequired, SnapshotMismatch
 from service.incarnation import SIGNED
 from service.quarantine import Suspicion
@@ -22,7 +23,7 @@ BEGUN = b"PSNB\x01"
 """The value of the record that a task's first commit leaves in the snapshot topic for good. Without it, a group whose offsets
 have expired after all its keys had ended would look like one that never ran, and compute everything again."""
 
-OWN_KEYS = b"\x00penstock."
+OWN_KEYS = RESERVED_KEYS
 """How the keys of the service's own records in the snapshot topic begin."""
 
 BEGUN_KEY = OWN_KEYS + b"begun"

@@ -75,10 +75,11 @@ class Scheduler:
         schedule = Schedule()
         parts = []
         for batch in records:
+            if known := _rows_of(batch, refused.get(batch.partition, {})):  # not even decoded: that may be what kills
+                schedule.letters += [DeadLetter(batch, row, refusal) for row, refusal in sorted(known.items())]
+                batch = batch.take([row for row in range(len(batch)) if row not in known])
             chunks = self._decoder.decode(batch.keys, batch.values, batch.timestamps)
-            out = dict(chunks.refused)
-            if batch.partition in refused:
-                out |= _rows_of(batch, refused[batch.partition])
+            out = chunks.refused
             schedule.letters += [DeadLetter(batch, row, refusal) for row, refusal in sorted(out.items())]
             starts = np.cumsum(chunks.lengths) - chunks.lengths
             rows = Rows(

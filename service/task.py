@@ -75,12 +75,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class OffsetMetadata:
-    """What is committed beside each offset, in the same transaction; Kafka allows 4 KB. `writer` is the process that committed."""
+    """What is committed beside each offset, in the same transaction; Kafka allows 4 KB. `writer` is the process that committed,
+    `commit` counts its commits, so that no two are alike: one may have written snapshots and moved nothing."""
 
     replay_from: int
     partitions: int
     fingerprint: str
     writer: str = ""
+    commit: int = 0
 
     def to_text(self) -> str:
         return orjson.dumps({"v": 1} | asdict(self)).decode()
@@ -92,7 +94,11 @@ class OffsetMetadata:
             found = orjson.loads(text)
             if found["v"] == 1:
                 return cls(
-                    int(found["replay_from"]), int(found["partitions"]), str(found["fingerprint"]), str(found.get("writer", ""))
+                    int(found["replay_from"]),
+                    int(found["partitions"]),
+                    str(found["fingerprint"]),
+                    str(found.get("writer", "")),
+                    int(found.get("commit", 0)),
                 )
         except (ValueError, KeyError, TypeError):
             pass

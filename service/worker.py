@@ -112,6 +112,7 @@ class Worker:
         self._epoch = self._new_epoch()
         self._beside = beside
         self._commit: _Commit | None = None
+        self._commits = 0  # begun so far
         self._again: list[
             RecordBatch
         ] = []  # live records to be fed before new ones: of an aborted epoch, or beyond what there were slots for
@@ -181,7 +182,8 @@ class Worker:
             self._assignment.fed(part)
 
     def _decode(self, records: list[RecordBatch]) -> Schedule:
-        return self._feeder.decode(records, self._assignment.refused())
+        """But not what is in quarantine, since decoding may be what ends the process."""
+        return self._feeder.decode(self._assignment.in_quarantine(records)[1], self._assignment.refused())
 
     def _feed(self, records: list[RecordBatch], schedule: Schedule) -> None:
         """As many as there are slots for before a commit; the rest waits."""
@@ -192,7 +194,6 @@ class Worker:
             if self._unknown:
                 return
             records, self._again = others, self._again[len(others) :]
-            schedule = self._decode(records)
         records, schedule, rest = self._feeder.fitting(records, schedule, self._assignment.refused())
         self._again = rest + self._again
         self._full = bool(self._again)
@@ -215,7 +216,7 @@ class Worker:
                 task.refused.records[offset] = refusal
             self._again = []
             try:
-                self._step([part], self._decode([part]))
+                self._step([part], self._feeder.decode([part], self._assignment.refused()))
             except StepFailed as error:
                 self._isolate(error)
             finally:
@@ -287,11 +288,14 @@ class Worker:
             self._epoch.snapshot(task, key, data)
         self._policy.wrote(len(snapshots), sum(len(data) for _, _, data in snapshots))
         offsets, starts = {}, {}
+        self._commits += 1
         for number, offset in live.items():
             start = starts[number] = self.streams.replay_from(number, offset, chosen)
             for key, value in self._assignment.tasks[number].refused.owed(start, offset):
                 self._epoch.snapshot(number, key, value)
-            metadata = OffsetMetadata(start, self._settings.partitions, self._recovery.fingerprint, self._incarnation.name)
+            metadata = OffsetMetadata(
+                start, self._settings.partitions, self._recovery.fingerprint, self._incarnation.name, self._commits
+            )
             offsets[self._assignment.tasks[number].input] = Committed(offset, metadata.to_text())
         self._epoch.send(offsets, self._source.group())
         epoch, timeout = self._epoch, self._settings.transaction_timeout
@@ -347,28 +351,33 @@ class Worker:
 
         Raises `StepFailed` where the program fails whatever it is fed; no commit may be under way.
         """
-        while failed:
-            suspects = self._epoch.records
-            size = sum(map(len, suspects))
-            log.warning(
-                "step_failed", reason=str(failed), records=size, partition=suspects[0].partition, offset=suspects[0].offsets[0]
-            )
-            if size == 1:
-                self._feeder.try_out()
-                task = self._assignment.tasks[suspects[0].partition]
-                task.refused.records[suspects[0].offsets[0]] = Refusal(Reason.STEP_FAILED, str(failed))
-            self._roll_back(EpochAborted(str(failed)))
-            failed, size = None, max(1, size // 2)
-            while self._again and not failed and not self._unknown:
-                records, rest = cut(self._again, size)
-                records, schedule, beyond = self._feeder.fitting(records, self._decode(records), self._assignment.refused())
-                self._again = beyond + rest
-                try:
-                    self._step(records, schedule)
-                    self.commit()
-                    size *= 2
-                except StepFailed as error:
-                    failed = error
+        waiting, self._again = self._again, []
+        try:
+            while failed:
+                suspects = self._epoch.records
+                size = sum(map(len, suspects))
+                log.warning(
+                    "step_failed", reason=str(failed), records=size, partition=suspects[0].partition, offset=suspects[0].offsets[0]
+                )
+                if size == 1:
+                    self._feeder.try_out()
+                    task = self._assignment.tasks[suspects[0].partition]
+                    task.refused.records[suspects[0].offsets[0]] = Refusal(Reason.STEP_FAILED, str(failed))
+                self._roll_back(EpochAborted(str(failed)))
+                failed, size = None, max(1, size // 2)
+                while self._again and not failed and not self._unknown:
+                    records, rest = cut(self._again, size)
+                    refused = self._assignment.refused()
+                    records, schedule, beyond = self._feeder.fitting(records, self._feeder.decode(records, refused), refused)
+                    self._again = beyond + rest
+                    try:
+                        self._step(records, schedule)
+                        self.commit()
+                        size *= 2
+                    except StepFailed as error:
+                        failed = error
+        finally:
+            self._again += waiting
 
     def _count_failure(self, error: PenstockError) -> None:
         """Wait a little longer after each failure in a row; after too many, give up."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
 
+from service.codec.chunks import ChunkDecoder
+from service.codec.interface import Chunks
 from service.quarantine import ATTEMPTS, STARTS, Quarantine, Suspicion
 from service.streaming import Ragged
 from tests.cluster import Cluster, applications, audited, letters
@@ -76,6 +78,31 @@ def test_a_deadly_record_is_refused_in_the_end_and_nobody_else(cluster: Cluster)
     assert supervise(cluster) == STARTS + ATTEMPTS
     assert letters(cluster) == [(b"a", b"kills")]
     assert audited(cluster) == 6
+
+
+def test_a_record_that_kills_while_it_is_decoded_is_refused_too(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nobody decodes it again: no later process, no replay, no audit."""
+    decode = ChunkDecoder.decode
+
+    def fragile(self: ChunkDecoder, keys: Sequence[bytes | None], values: Sequence[bytes | None], stamps: Sequence[int]) -> Chunks:
+        if any(b"deadly" in (value or b"") for value in values):
+            raise Killed
+        return decode(self, keys, values, stamps)
+
+    monkeypatch.setattr(ChunkDecoder, "decode", fragile)
+    for key in (b"a", b"b", b"a"):
+        cluster.produce(key, 4)
+    cluster.publish(b"a", b'{"t":1,"x":"deadly"}')
+    for key in (b"a", b"b", b"c"):
+        cluster.produce(key, 4)
+    assert supervise(cluster) == STARTS + ATTEMPTS
+    assert letters(cluster) == [(b"a", b"kills")]
+    assert audited(cluster) == 6
+    cluster.crash("one")
+    cluster.start("one")
+    cluster.produce(b"a", 4)
+    assert supervise(cluster) == 0
+    assert audited(cluster) == 7
 
 
 def test_after_committed_work_too(cluster: Cluster) -> None:

@@ -138,6 +138,17 @@ def test_what_is_written_goes_when_no_replay_can_reach_it(cluster: Cluster) -> N
     assert audited(cluster) == 2
 
 
+def test_a_task_that_goes_on_from_memory_remembers_it(cluster: Cluster) -> None:
+    cluster.produce(b"a", 7)
+    bad(cluster, b"a")
+    cluster.work(turns=4)
+    assert written(cluster).records
+    cluster.expel("one")  # for longer than `snapshot_every`
+    cluster.work()
+    assert not written(cluster).records
+    assert audited(cluster) == 1
+
+
 def test_a_task_handed_over_takes_it_along(cluster: Cluster) -> None:
     cluster.produce(b"a", 7)
     bad(cluster, b"a")

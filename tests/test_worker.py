@@ -471,6 +471,21 @@ def test_a_task_is_live_although_compaction_removed_its_last_committed_record(cl
     assert cluster.workers["one"]._assignment.tasks[0].phase is Phase.LIVE
 
 
+def test_a_committed_offset_does_not_go_back_where_compaction_removed_the_last_records(cluster: Cluster) -> None:
+    """What was committed behind them may be written elsewhere, in the mark of a local disk for one."""
+    for _ in range(3):
+        cluster.produce(b"a", 4)
+    cluster.work()
+    before = dict(cluster.log.group("app").committed)
+    place = next(partition for partition, (offset, _) in before.items() if offset == 3)
+    cluster.crash("one")
+    cluster.log.partition(place).remove(2)
+    cluster.start("one")
+    cluster.work()
+    cluster.stop("one")
+    assert cluster.log.group("app").committed[place].offset == 3
+
+
 def test_transactions_that_come_to_nothing_are_not_tried_for_ever(cluster: Cluster) -> None:
     cluster.produce(b"a", 5)
     worker = cluster.workers["one"]

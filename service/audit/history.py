@@ -6,7 +6,7 @@ Deliberately shares nothing with the scheduler: this is the other opinion.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -77,11 +77,10 @@ def offered(
     partition: int,
     batches: Iterable[tuple[RecordBatch, Chunks]],
     begins_at: int,
-    failed: Collection[int] = (),
     within: range = EVERYWHERE,
 ) -> Offered:
-    """What one partition offered. The log begins at offset `begins_at`; the records at `failed` were refused for what they did to a
-    step, which nothing in them tells. Streams and refusals that do not reach into the offsets `within` are left out."""
+    """What one partition offered. The log begins at offset `begins_at`. Streams and refusals that do not reach into the offsets
+    `within` are left out."""
     present: dict[bytes, OfferedStream] = {}
     seen: set[bytes] = set()
     streams: dict[tuple[bytes, int], OfferedStream] = {}
@@ -96,8 +95,6 @@ def offered(
             if row in chunks.refused:
                 if offset in within:
                     letters.append(Letter(partition, offset, str(chunks.refused[row].reason)))
-                continue
-            if offset in failed:
                 continue
             assert key is not None, "a decoder refuses records without a key"
             stream = present.get(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from service.app import Application
 from service.audit.history import Letter, offered
@@ -42,8 +42,9 @@ def audit(application: Application, transport: Transport, extent: Extent = EVERY
         for partition, stop in before.items():
             low, _ = reader.watermarks(partition, _TIMEOUT)
             offsets = within[partition.partition] = extent.offsets(reader, partition, low, stop, _TIMEOUT)
-            decoded = _decoded(application, reader, partition, low, offsets.stop, extent)
-            partitions.append(offered(partition.partition, decoded, low, failed.get(partition.partition, ()), offsets))
+            left_out = failed.get(partition.partition, set())
+            decoded = _decoded(application, reader, partition, low, offsets.stop, extent, left_out)
+            partitions.append(offered(partition.partition, decoded, low, offsets))
         published = [
             prediction
             for prediction in _published(application, reader, extent)
@@ -87,9 +88,18 @@ def _committed(source: Source, inputs: list[Partition]) -> dict[Partition, int]:
 
 
 def _decoded(
-    application: Application, reader: Reader, partition: Partition, low: int, stop: int, extent: Extent
+    application: Application,
+    reader: Reader,
+    partition: Partition,
+    low: int,
+    stop: int,
+    extent: Extent,
+    left_out: Collection[int],
 ) -> Iterator[tuple[RecordBatch, Chunks]]:
+    """Without the offsets in `left_out`, which may end whoever decodes them."""
     for batch in map(extent.select, reader.read(partition, low, stop, _TIMEOUT)):
+        if left_out:
+            batch = batch.take([row for row, offset in enumerate(batch.offsets) if offset not in left_out])
         if len(batch):
             yield batch, application.decoder.decode(batch.keys, batch.values, batch.timestamps)
 

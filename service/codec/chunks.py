@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from service.codec.interface import Chunks, Reason, Refusal
+from service.codec.interface import RESERVED_KEYS, Chunks, Reason, Refusal
 
 TIME_LIMIT = 2.0**53
 """Times lie within ±2⁵³ ms: beyond, float64 cannot tell one millisecond from the next."""
@@ -115,6 +115,8 @@ class ChunkDecoder:
                 refused[row] = Refusal(Reason.TOO_LARGE, f"{len(value)} bytes, at most {limits.record_bytes} are allowed")
             elif value is not None and not value:
                 refused[row] = Refusal(Reason.EMPTY, "empty value; a null value ends a stream")
+            elif key.startswith(RESERVED_KEYS):
+                refused[row] = Refusal(Reason.RESERVED_KEY, "the key begins as those do under which penstock keeps its own records")
         return refused
 
     def _flawless(self, columns: Columns) -> bool:

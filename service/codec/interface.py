@@ -14,11 +14,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+RESERVED_KEYS = b"\x00penstock."
+"""How the keys of the service's own records in the snapshot topic begin; no device may have such a key."""
+
 
 class Reason(StrEnum):
     """Stable codes of dead letters, in the header `penstock.error`."""
 
     NO_KEY = "no_key"
+    RESERVED_KEY = "reserved_key"
     EMPTY = "empty"
     DECODE = "decode"
     UNKNOWN_SCHEMA = "unknown_schema"

@@ -51,6 +51,14 @@ def test_only_what_is_at_fault_is_refused(layout):
     assert chunks.rates[[0, 3]].tolist() == [RATE, RATE]
 
 
+def test_a_key_of_the_service_itself_is_refused(layout):
+    """Beside snapshots under such a key lie records that a restart takes for its own."""
+    format, good = layout
+    keys = [b"\x00penstock.refused.7", b"\x00penstock.", b"\x00", b"\x00penstock", b"penstock.refused.7"]
+    chunks = ChunkDecoder(format, 3, Limits()).decode(keys * 2, [good] * 5 + [None] * 5, [7] * 10)
+    assert {row: refusal.reason for row, refusal in chunks.refused.items()} == dict.fromkeys([0, 1, 5, 6], Reason.RESERVED_KEY)
+
+
 def test_no_records_are_no_chunks(layout):
     chunks = ChunkDecoder(layout[0], 3, Limits()).decode([], [], [])
     assert chunks.samples.shape == (0, 3)
