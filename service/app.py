@@ -21,10 +21,11 @@ from service.errors import OperatorActionRequired
 from service.observe.metrics import Metrics
 from service.restore import RestorePolicy
 from service.scheduler import Scheduler
+from service.settings import WorkerSettings
 from service.state import Origin, SnapshotDisk, SnapshotPolicy, Streams
 from service.streaming import Program
 from service.transport.interface import Membership, TopicDescription, Transport
-from service.worker import Worker, WorkerSettings
+from service.worker import Worker
 
 log = structlog.get_logger("penstock.app")
 

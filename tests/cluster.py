@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from service.config import Config
 from service.errors import Fenced, TransportUnavailable
 from service.transport.interface import Isolation, Partition, RecordBatch
 from service.transport.memory import Fault, MemoryLog, MemoryTransport
+from service.transport.partitioning import partition_of
 from service.worker import Worker
 from tests.applications import chunk, configured
 from tests.faults.points import Killed, Trap, trapped
@@ -73,7 +75,7 @@ class Cluster:
         worker = self.applications[name].worker(
             transport, clock=lambda: self.now, longest_poll=0.0, beside=self.beside, wall=lambda: self.now
         )
-        worker.sleep = self._pass
+        worker.standing.sleep = self._pass
         worker.open()
         self.workers[name] = self.newest[name] = worker
 
@@ -216,6 +218,12 @@ def with_room(application: Application, room: Room, directory: Path | None = Non
     changed = {"slots": room.slots, "memory_bytes": room.memory_bytes, "directory": directory}
     state = application.config.state.model_copy(update=changed)
     return replace(application, config=application.config.model_copy(update={"state": state}))
+
+
+def same_partition(count: int) -> list[bytes]:
+    """Keys that share partition 0."""
+    keys = (b"key-%d" % number for number in itertools.count())
+    return list(itertools.islice((key for key in keys if partition_of(key, PARTITIONS) == 0), count))
 
 
 def audited(cluster: Cluster) -> int:

@@ -1,14 +1,18 @@
-"""Fixtures that every part shares: the real broker."""
+"""Fixtures that many parts share: the real broker, and a worker on a log in memory."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import Phase, settings
 
 from service.demo.broker import KafkaNode, available
+
+if TYPE_CHECKING:
+    from tests.cluster import Cluster
 
 # `pytest --hypothesis-profile unshrunk`: is there a counterexample at all? For checking that broken code turns red.
 settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.generate])
@@ -24,3 +28,13 @@ def kafka() -> Iterator[KafkaNode]:
         pytest.skip(missing)
     with KafkaNode() as node:
         yield node
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    """One worker, `one`, on a log in memory."""
+    from tests.cluster import Cluster, applications  # for these alone: the rest needs no torch
+
+    cluster = Cluster(applications())
+    cluster.start("one")
+    return cluster

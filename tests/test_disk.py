@@ -233,9 +233,9 @@ def test_a_mark_is_proven_by_the_next_commit_and_by_no_other(cluster: Cluster) -
     cluster.now += 11.0
     for key in KEYS:
         cluster.produce(key, 3)
-    while not worker._landmarks._seen:  # the end is looked up with a commit
+    while not worker.commits.landmarks._seen:  # the end is looked up with a commit
         cluster.work(turns=1)
-    worker._landmarks.forget([0])
+    worker.commits.landmarks.forget([0])
     for key in KEYS:
         cluster.produce(key, 3)
     work(cluster)

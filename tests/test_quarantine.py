@@ -64,7 +64,7 @@ def feed(cluster: Cluster) -> None:
     """Until records have been stepped, but not committed."""
     for _ in range(20):
         cluster.turn("one")
-        if cluster.workers["one"]._epoch.records:
+        if cluster.workers["one"].commits.epoch.records:
             return
     raise AssertionError("nothing was fed")
 

@@ -47,21 +47,22 @@ MUTATIONS = [
     ),
     Mutation(
         "state surviving an abort",
-        "service/worker.py",
-        "        self.streams.rollback()\n        self._again = epoch.records + self._again\n",
-        "        self.streams.settle()\n        self._again = epoch.records + self._again\n",
+        "service/commits.py",
+        "        self._streams.rollback()\n",
+        "        self._streams.settle()\n",
     ),
     Mutation(
         "stale membership",
-        "service/worker.py",
-        "self._epoch.send(offsets, self._source.group())",
-        "self._token = getattr(self, '_token', None) or self._source.group()\n        self._epoch.send(offsets, self._token)",
+        "service/commits.py",
+        "self.epoch.send(offsets, self._assignment.source.group())",
+        "self._token = getattr(self, '_token', None) or self._assignment.source.group()\n"
+        "        self.epoch.send(offsets, self._token)",
     ),
     Mutation(
         "stale metadata",
-        "service/worker.py",
-        "            start = replay_from(table, number, offset, chosen)\n",
-        "            start = replay_from(table, number, offset, chosen)\n"
+        "service/commits.py",
+        "            start = starts[number] = self._streams.replay_from(number, offset, chosen)\n",
+        "            start = starts[number] = self._streams.replay_from(number, offset, chosen)\n"
         "            self._stale = getattr(self, '_stale', {})\n"
         "            start, self._stale[number] = self._stale.get(number, start), start\n",
     ),
@@ -86,9 +87,9 @@ MUTATIONS = [
     Mutation(
         "snapshots read to the last stable offset only",
         "service/restore.py",
-        "    low, high = reader.watermarks(partition, policy.timeout)\n    begun,",
+        "    low, high = reader.watermarks(partition, policy.timeout)\n    streams.assign(",
         "    low, high = reader.watermarks(partition, policy.timeout)\n"
-        "    high = reader._reader._log.partition(partition).last_stable\n    begun,",
+        "    high = reader._reader._log.partition(partition).last_stable\n    streams.assign(",
     ),
     Mutation(
         "an ended slot is given away before the commit",

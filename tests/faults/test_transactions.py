@@ -93,7 +93,7 @@ def _stalling(worker: Worker, feed: Callable[..., Any], seconds: float) -> Calla
     left = [seconds]
 
     def stalled(*arguments: Any) -> Any:
-        if left and worker._epoch.predictions:
+        if left and worker.commits.epoch.predictions:
             threading.Event().wait(left.pop())
         return feed(*arguments)
 

@@ -145,7 +145,7 @@ def test_offsets_of_a_zombie_are_not_accepted(cluster: Cluster) -> None:
     cluster.start("one")
     load(cluster)
     cluster.work()
-    zombie = cluster.workers["one"]._source.group()
+    zombie = cluster.workers["one"]._assignment.source.group()
     cluster.stall("one")
     cluster.expel("one")
     cluster.start("two")

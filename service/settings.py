@@ -1,0 +1,26 @@
+"""What the loop needs to know of the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.epoch import Topics
+from service.transport.interface import Membership
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """Times in seconds; `partitions` is the input's count, `max_failures` how many transactions in a row may come to nothing."""
+
+    input: str
+    topics: Topics
+    membership: Membership
+    transactional_id: str
+    partitions: int
+    commit_interval: float = 0.05
+    transaction_timeout: float = 15.0
+    max_records: int = 4096
+    max_failures: int = 20
+    call_timeout: float = 30.0
+    longest_poll: float = 0.1
+    output_bytes: int = 900_000

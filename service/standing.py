@@ -1,0 +1,86 @@
+"""Whether this process may go on: transactions that came to nothing, and a newer process that has taken its name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import structlog
+
+from service.errors import Fenced, OutcomeUnknown, PenstockError, TransportUnavailable
+from service.incarnation import Incarnation
+from service.observe.metrics import Metrics
+
+log = structlog.get_logger("penstock.standing")
+
+_ASK_EVERY = 5.0  # seconds, after a loss, whether a newer process has our name
+_ASK_TIMEOUT = 1.0
+
+
+class Standing:
+    """Gives up, by raising, what must not go on. `unknown`: nobody knows what became of a transaction, so that the producer has to
+    be replaced; `lost`: partitions were lost, and whether another process has our name is not known since."""
+
+    def __init__(
+        self,
+        incarnation: Incarnation,
+        max_failures: int,
+        call_timeout: float,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self.unknown = False
+        self.lost = False
+        self.failures = 0  # transactions in a row that were aborted, or whose outcome nobody learnt
+        self.sleep = sleep
+        self._incarnation = incarnation
+        self._max_failures = max_failures
+        self._call_timeout = call_timeout
+        self._metrics = metrics
+        self._clock = clock
+        self._fenced: Fenced | None = None
+        self._ask_at = clock()
+
+    def count_failure(self, error: PenstockError) -> None:
+        """Wait a little longer after each failure in a row; after too many, give up with `TransportUnavailable`."""
+        self.failures += 1
+        if self.failures > self._max_failures:
+            raise TransportUnavailable(f"{self.failures} transactions in a row came to nothing; the last one because: {error}")
+        if self.failures > 1:
+            self.sleep(min(0.05 * 2 ** (self.failures - 2), 1.0))
+
+    def note_unknown(self, error: OutcomeUnknown | Fenced) -> None:
+        """The transaction's end is not known, or somebody else has ended it. Raises as `count_failure` does."""
+        self.unknown = True
+        if isinstance(error, Fenced):
+            self._fenced = error
+        self._metrics.outcome_unknown()
+        log.warning("outcome_unknown", reason=str(error))
+        self.count_failure(error)
+
+    def confirm(self) -> bool:
+        """Whether it was by fencing that the outcome became unknown: by an older process that woke up, or a timeout.
+
+        Raises `Fenced` where a newer process of this instance has started: name and transactional id are its own then.
+        """
+        fenced, self._fenced = self._fenced, None
+        self._check_name(fenced or Fenced("our transaction ended without us, and a newer process of this instance has started"))
+        return fenced is not None
+
+    def check_loss(self, has_tasks: bool) -> None:
+        """Once there are tasks again, and every few seconds until then: under KIP-848, where a newer process of our name holds our
+        place in the group, there never are. Raises `Fenced`."""
+        error = Fenced("the group gave this instance's place away, and a newer process of the same instance has started")
+        if has_tasks:
+            self._check_name(error)
+        elif self._clock() >= self._ask_at:
+            self._ask_at = self._clock() + _ASK_EVERY
+            with contextlib.suppress(TransportUnavailable):
+                if self._incarnation.superseded(_ASK_TIMEOUT):
+                    raise error
+
+    def _check_name(self, error: Fenced) -> None:
+        if self._incarnation.superseded(self._call_timeout):
+            raise error
+        self.lost = False

@@ -1,0 +1,119 @@
+"""What contradicts the log ends loudly, with the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.app import Application
+from service.errors import OperatorActionRequired
+from service.transport.interface import Committed, Partition, TopicDescription
+from service.transport.partitioning import partition_of
+from tests.applications import configured
+from tests.cluster import PARTITIONS, Cluster, applications
+
+
+class TestContradictionsEndLoudly:
+    """Rule 7: never a silent reset; and nothing is written."""
+
+    @pytest.fixture
+    def stopped(self, cluster: Cluster) -> Cluster:
+        for _ in range(3):
+            for key in (b"a", b"b", b"c", b"d"):
+                cluster.produce(key, 7)
+            cluster.work(turns=3)
+        cluster.stop("one")
+        return cluster
+
+    def refuses(self, cluster: Cluster, message: str) -> None:
+        before = len(cluster.read("out"))
+        cluster.produce(b"a", 7)
+        cluster.start("one")
+        with pytest.raises(OperatorActionRequired, match=message):
+            cluster.work()
+        cluster.workers.pop("one").close()
+        assert len(cluster.read("out")) == before
+
+    def test_committed_offset_below_the_log(self, stopped: Cluster) -> None:
+        for number in range(PARTITIONS):
+            partition = Partition("in", number)
+            stopped.produce(b"a", 7)
+            stopped.produce(b"b", 7)
+            stopped.log.delete_before(partition, stopped.log.partition(partition).end)
+        self.refuses(stopped, "below the log's first offset")
+
+    def test_committed_offset_above_the_log(self, stopped: Cluster) -> None:
+        """The topic was deleted and made again, or another tool has moved the offset."""
+        for number in range(PARTITIONS):
+            where = Partition("in", number)
+            old = stopped.log.group("app").committed[where]
+            end = stopped.log.partition(where).end
+            stopped.log.group("app").committed[where] = Committed(end + 100, old.metadata)
+        self.refuses(stopped, "above the log's end")
+
+    def test_an_offset_that_another_tool_has_reset_carries_no_metadata(self, stopped: Cluster) -> None:
+        for number in range(PARTITIONS):
+            stopped.log.group("app").committed[Partition("in", number)] = Committed(0, "")
+        self.refuses(stopped, "carries no metadata")
+
+    def test_a_replay_range_that_retention_has_eaten(self, cluster: Cluster) -> None:
+        for _ in range(2):
+            cluster.produce(b"a", 7)
+            cluster.work()
+        cluster.crash("one")
+        where = Partition("in", partition_of(b"a", PARTITIONS))
+        cluster.log.delete_before(where, 1)
+        self.refuses(cluster, "records from 0 on must be replayed, but the log begins at 1")
+
+    def test_offsets_gone_while_snapshots_exist(self, stopped: Cluster) -> None:
+        stopped.log.forget_offsets("app", [Partition("in", number) for number in range(PARTITIONS)])
+        self.refuses(stopped, "no committed offset")
+
+    def test_offsets_gone_after_every_key_has_ended(self, cluster: Cluster) -> None:
+        """No snapshot is left by then; what the first commit left behind tells that there were some."""
+        cluster.produce(b"a", 7)
+        cluster.produce(b"b", 7)
+        cluster.publish(b"a", None)
+        cluster.publish(b"b", None)
+        cluster.work()
+        cluster.stop("one")
+        cluster.log.forget_offsets("app", [Partition("in", number) for number in range(PARTITIONS)])
+        self.refuses(cluster, "no committed offset")
+
+    def test_a_program_with_another_state(self, stopped: Cluster, tmp_path: Path) -> None:
+        """Without its post-processing the program has no use for what the snapshots remember of it."""
+        stopped.applications = {"one": Application.from_config(configured(tmp_path, postprocess=[]))}
+        self.refuses(stopped, "the snapshot cannot be used.*another `app` name")
+
+    def test_partitions_added_to_the_input(self, stopped: Cluster) -> None:
+        stopped.log.add_partitions("in", PARTITIONS + 1)
+        with pytest.raises(OperatorActionRequired, match="they must be the same"):
+            stopped.start("one")
+        stopped.log.add_partitions("app.snapshots", PARTITIONS + 1)
+        self.refuses(stopped, "had 2 when offsets were committed")
+
+    def test_a_snapshot_topic_that_is_not_compacted(self) -> None:
+        cluster = Cluster(applications())
+        cluster.log = type(cluster.log)()
+        cluster.transport = type(cluster.transport)(cluster.log)
+        for name in ("in", "out", "app.dead-letters"):
+            cluster.log.create(TopicDescription(name, PARTITIONS))
+        cluster.log.create(TopicDescription("app.snapshots", PARTITIONS, {"cleanup.policy": "delete"}))
+        with pytest.raises(OperatorActionRequired, match="must be exactly compact"):
+            cluster.start("one")
+
+    def test_another_program_with_a_replay_range(self, cluster: Cluster) -> None:
+        cluster.produce(b"a", 7)
+        cluster.work()
+        cluster.crash("one")
+        cluster.applications = {"one": applications()["other weights"]}
+        self.refuses(cluster, "another program")
+
+    def test_another_program_after_a_clean_stop_goes_on(self, stopped: Cluster) -> None:
+        stopped.applications = {"one": applications()["other weights"]}
+        before = len(stopped.read("out"))
+        stopped.produce(b"a", 7)
+        stopped.start("one")
+        stopped.work()
+        assert len(stopped.read("out")) == before + 1

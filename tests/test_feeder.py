@@ -1,0 +1,91 @@
+"""What is refused, or cannot be published, is a dead letter and harms nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from service.app import Application
+from service.transport.memory import Fault
+from tests.applications import chunk, configured
+from tests.cluster import Cluster, audited
+
+
+def test_bad_records_become_dead_letters_and_harm_nobody(cluster: Cluster) -> None:
+    cluster.produce(b"a", 5)
+    cluster.publish(b"a", b"{broken")
+    cluster.publish(b"b", b"")
+    cluster.publish(b"a", b'{"t": 1, "x": [[1.0]]}')
+    cluster.produce(b"a", 5)
+    cluster.work()
+    assert audited(cluster) == 2
+    letters = cluster.read("app.dead-letters")
+    assert sorted(headers["penstock.error"] or b"" for _, _, headers in letters) == [b"decode", b"empty", b"shape"]
+    key, value, headers = next(letter for letter in letters if letter[2]["penstock.error"] == b"decode")
+    assert (key, value) == (b"a", b"{broken")
+    assert headers["penstock.topic"] == b"in"
+    assert headers["penstock.offset"] == b"1"
+
+
+def test_a_prediction_too_large_for_its_topic_becomes_a_dead_letter(tmp_path: Path) -> None:
+    cluster = Cluster({"one": Application.from_config(configured(tmp_path, limits={"output_bytes": 500}))})
+    cluster.start("one")
+    cluster.produce(b"a", 5)
+    cluster.produce(b"a", 50)
+    cluster.produce(b"a", 5)
+    cluster.work()
+    assert audited(cluster) == 2
+    [(key, value, headers)] = cluster.read("app.dead-letters")
+    assert (key, value, headers["penstock.error"]) == (b"a", None, b"output_too_large")
+    assert int(headers["penstock.value_bytes"] or 0) > 500
+
+
+class Short(nn.Conv1d):
+    """Needs five samples: shorter streams have no legal end."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 1, 5)
+
+
+class TestStreamsTooShortForTheNetwork:
+    @pytest.fixture
+    def short(self, tmp_path: Path) -> Cluster:
+        model = {"factory": f"{__name__}:Short"}
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            application = Application.from_config(configured(tmp_path, model=model, postprocess=[]))
+        cluster = Cluster({"one": application})
+        cluster.start("one")
+        return cluster
+
+    def test_the_record_that_ends_one_is_a_dead_letter(self, short: Cluster) -> None:
+        short.produce(b"a", 3)
+        short.publish(b"a", None)
+        short.produce(b"a", 9)
+        short.work()
+        assert audited(short) == 1
+        [(_, _, headers)] = short.read("app.dead-letters")
+        assert (headers["penstock.error"], headers["penstock.offset"]) == (b"length", b"1")
+
+    def test_a_record_that_only_begins_the_next_one_is_none(self, short: Cluster) -> None:
+        short.produce(b"a", 3)
+        short.publish(b"a", chunk(short.now * 1000, 9, seed=3)[:-1] + b',"rate":500}')
+        short.work()
+        assert audited(short) == 1
+        assert short.read("app.dead-letters") == []
+
+    def test_neither_an_abort_nor_a_replay_writes_it_twice(self, short: Cluster) -> None:
+        short.produce(b"a", 3)
+        short.work()
+        short.log.inject(Fault.ABORT_AT_COMMIT)
+        short.publish(b"a", None)
+        short.produce(b"b", 9)
+        short.work(turns=8)
+        short.crash("one")
+        short.produce(b"b", 9)
+        short.start("one")
+        short.work(turns=8)
+        assert audited(short) == 2

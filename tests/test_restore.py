@@ -1,0 +1,242 @@
+"""How tasks come back: from the log, from snapshots, from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+import pytest
+
+from service import restore
+from service.task import Phase
+from service.transport.interface import Committed, Partition
+from service.transport.memory import Fault
+from service.transport.partitioning import partition_of
+from tests.cluster import PARTITIONS, Cluster, audited, same_partition
+
+
+def test_after_a_crash_the_state_is_replayed_and_nothing_is_published_twice(cluster: Cluster) -> None:
+    for _ in range(4):
+        cluster.produce(b"a", 7)
+        cluster.produce(b"b", 7)
+        cluster.work(turns=2)
+    cluster.produce(b"a", 7)
+    cluster.turn("one")
+    cluster.crash("one")
+    cluster.produce(b"b", 7)
+    cluster.start("one")
+    cluster.work()
+    assert audited(cluster) == 10
+
+
+def test_replay_skips_what_a_snapshot_contains(cluster: Cluster) -> None:
+    """`old` is snapshotted while `new`, which became dirty later, holds the replay range open below `old`'s position."""
+    old, new = same_partition(2)
+    cluster.produce(old, 7)
+    cluster.work(turns=3)
+    cluster.now += 1.0
+    cluster.produce(new, 7)
+    cluster.produce(old, 7)
+    cluster.work(turns=2)
+    cluster.produce(old, 7)
+    cluster.work(turns=2)
+    assert [key for key, _ in cluster.snapshots()] == [old]
+    committed = cluster.log.group("app").committed[Partition("in", 0)]
+    assert (committed.offset, orjson.loads(committed.metadata)["replay_from"]) == (4, 1)
+    cluster.crash("one")
+    cluster.produce(old, 7)
+    cluster.start("one")
+    cluster.work()
+    assert audited(cluster) == 5
+
+
+def test_a_task_is_live_although_compaction_removed_its_last_committed_record(cluster: Cluster) -> None:
+    key = same_partition(1)[0]
+    for _ in range(3):
+        cluster.produce(key, 7)
+    cluster.publish(key, None)
+    cluster.work()
+    cluster.crash("one")
+    [task] = [Partition("in", 0)]
+    committed = cluster.log.group("app").committed[task]
+    metadata = orjson.loads(committed.metadata) | {"replay_from": 0}
+    cluster.log.group("app").committed[task] = Committed(committed.offset, orjson.dumps(metadata).decode())
+    cluster.log.partition(task).remove(committed.offset - 1)
+    cluster.start("one")
+    cluster.work()
+    assert cluster.workers["one"]._assignment.tasks[0].phase is Phase.LIVE
+
+
+def test_a_committed_offset_does_not_go_back_where_compaction_removed_the_last_records(cluster: Cluster) -> None:
+    """What was committed behind them may be written elsewhere, in the mark of a local disk for one."""
+    for _ in range(3):
+        cluster.produce(b"a", 4)
+    cluster.work()
+    before = dict(cluster.log.group("app").committed)
+    place = next(partition for partition, (offset, _) in before.items() if offset == 3)
+    cluster.crash("one")
+    cluster.log.partition(place).remove(2)
+    cluster.start("one")
+    cluster.work()
+    cluster.stop("one")
+    assert cluster.log.group("app").committed[place].offset == 3
+
+
+class TestReplayMeetsBeginningsAndEnds:
+    """All within a replay range: every case comes after the last snapshot and before the crash."""
+
+    def replayed(self, cluster: Cluster, begin: int, again: bytes | None = b"a") -> int:
+        """The range is replayed, and a key goes on behind it; how many predictions there are then, all of them right."""
+        cluster.crash("one")
+        where = Partition("in", partition_of(b"a", PARTITIONS))
+        metadata = orjson.loads(cluster.log.group("app").committed[where].metadata)
+        assert metadata["replay_from"] == begin < cluster.log.group("app").committed[where].offset
+        if again is not None:
+            cluster.produce(again, 6)
+        cluster.start("one")
+        cluster.work(turns=8)
+        return audited(cluster)
+
+    def test_a_key_that_is_seen_first_in_it(self, cluster: Cluster) -> None:
+        cluster.produce(b"a", 7)
+        cluster.work()
+        assert self.replayed(cluster, begin=0) == 2
+
+    def test_a_stream_that_ends_in_it_does_not_come_back(self, cluster: Cluster) -> None:
+        one, other = same_partition(2)
+        for key in (one, other):
+            cluster.produce(key, 7)
+        cluster.publish(one, None)
+        cluster.work()
+        assert self.replayed(cluster, begin=1, again=one) == 3
+        streams = [found["stream"] for found in cluster.predictions() if found["key"] == one.decode()]
+        assert streams == [0, 3]
+
+    def test_a_stream_with_a_snapshot_that_ends_and_begins_again(self, cluster: Cluster) -> None:
+        one, other = same_partition(2)
+        for key in (one, other):
+            cluster.produce(key, 7)
+        cluster.work()
+        cluster.now += 3.0
+        cluster.work()  # both are snapshotted
+        cluster.produce(other, 7)  # and one is dirty again: the replay begins here
+        cluster.publish(one, None)
+        cluster.produce(one, 5)
+        cluster.publish(one, None)
+        cluster.produce(one, 4)
+        cluster.work()
+        assert self.replayed(cluster, begin=2, again=one) == 6
+
+    def test_a_null_value_of_a_key_that_has_no_stream(self, cluster: Cluster) -> None:
+        one, other = same_partition(2)
+        cluster.produce(other, 7)
+        cluster.publish(one, None)
+        cluster.work()
+        assert self.replayed(cluster, begin=0, again=one) == 2
+
+
+@pytest.fixture
+def no_snapshot_is_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called when from then on no recovery may read snapshots."""
+
+    def read(*arguments: object) -> None:
+        raise AssertionError("a snapshot topic was read")
+
+    return lambda: monkeypatch.setattr(restore, "_snapshots", read)
+
+
+class TestTasksThatComeBack:
+    def test_with_the_offsets_they_left_they_go_on_from_memory(
+        self, cluster: Cluster, no_snapshot_is_read: Callable[[], None]
+    ) -> None:
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.work()
+        no_snapshot_is_read()
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.turn("one")
+        cluster.log.expire_member("app", "one")
+        cluster.work()
+        assert audited(cluster) == 6
+        assert {prediction["stream"] for prediction in cluster.predictions() if prediction["key"] == "a"} == {0}
+
+    def test_after_a_rebalance_they_do_too(self, cluster: Cluster, no_snapshot_is_read: Callable[[], None]) -> None:
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.work()
+        cluster.start("two")
+        cluster.turn("two")
+        cluster.log.expire_member("app", "two")
+        no_snapshot_is_read()
+        cluster.workers.pop("two")
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.work()
+        assert audited(cluster) == 6
+
+    def test_where_another_has_worked_on_them_they_recover_from_the_log(self, cluster: Cluster) -> None:
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.work()
+        first = cluster.workers.pop("one")
+        cluster.log.expire_member("app", "one")
+        cluster.start("two")
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.work("two")
+        cluster.log.expire_member("app", "two")
+        cluster.workers = {"one": first}
+        for key in (b"a", b"b", b"c"):
+            cluster.produce(key, 7)
+        cluster.work()
+        assert audited(cluster) == 9
+
+    def test_what_another_left_in_the_snapshot_topic_is_known(self, cluster: Cluster) -> None:
+        """Another member commits a snapshot and nothing else: the offsets are those that were left, but not the writer. The end of
+        the key must then remove that snapshot, or the key would come back to life."""
+        cluster.produce(b"a", 7)
+        cluster.work(turns=3)
+        first = cluster.workers.pop("one")
+        cluster.log.expire_member("app", "one")
+        cluster.start("two")
+        cluster.work("two")
+        cluster.now += 5.0
+        cluster.work("two")
+        assert [key for key, _ in cluster.snapshots()] == [b"a"]
+        cluster.log.expire_member("app", "two")
+        cluster.workers = {"one": first}
+        cluster.work()
+        cluster.publish(b"a", None)
+        cluster.work()
+        assert [value is None for _, value in cluster.snapshots()] == [False, True]
+
+    def test_every_process_signs_its_commits(self, cluster: Cluster) -> None:
+        """Two processes may commit the same offsets; only the writer's name tells that another one has been there."""
+        cluster.produce(b"a", 7)
+        cluster.work()
+        cluster.stop("one")
+        before = signatures(cluster)
+        cluster.start("one")
+        cluster.work()
+        assert signatures(cluster) == before
+        cluster.produce(b"a", 7)
+        cluster.work()
+        assert signatures(cluster).isdisjoint(before)
+
+    def test_after_a_commit_of_unknown_outcome_that_never_happened(
+        self, cluster: Cluster, no_snapshot_is_read: Callable[[], None]
+    ) -> None:
+        cluster.produce(b"a", 7)
+        cluster.work()
+        no_snapshot_is_read()
+        cluster.log.inject(Fault.COMMIT_REQUEST_LOST)
+        cluster.produce(b"a", 7)
+        cluster.work(turns=9)
+        assert audited(cluster) == 2
+
+
+def signatures(cluster: Cluster) -> set[str]:
+    """Who committed the group's offsets of partition 0."""
+    [committed] = [found for where, found in cluster.log.group("app").committed.items() if where.partition == 0]
+    return {orjson.loads(committed.metadata)["writer"]}
