@@ -12,7 +12,8 @@
     ├── OutcomeUnknown         replace the producer, then recover
     └── OffsetsPending         ask again: an open transaction holds them
 
-Errors of the engine (`NotStreamable`, `StreamLengthError`, `SnapshotMismatch`) are here too, so that one file shows them all.
+Errors of the engine (`NotStreamable`, `StreamLengthError`, `FrameRefused`, `SnapshotMismatch`) are here too, so that one file shows
+them all.
 """
 
 from __future__ import annotations
@@ -75,6 +76,18 @@ class StreamLengthError(PenstockError):
     def __init__(self, message: str, slots: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.slots = slots
+
+
+class FrameRefused(PenstockError):
+    """A frame holds a number that the network cannot take, such as an index without a row; no state was changed.
+
+    `slot` is that of its stream, `frame` its absolute index there.
+    """
+
+    def __init__(self, message: str, slot: int, frame: int) -> None:
+        super().__init__(message)
+        self.slot = slot
+        self.frame = frame
 
 
 class SnapshotMismatch(PenstockError):

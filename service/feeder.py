@@ -118,14 +118,14 @@ class Feeder:
             raise StepFailed(f"the network raised {type(error).__name__}: {str(error)[:500]}") from error
 
     def try_out(self) -> None:
-        """Raises `StepFailed` where the program fails for a single frame of zeros, so that no record is at fault."""
+        """Raises `StepFailed` where the program fails for a single harmless frame, so that no record is at fault."""
         program, device = self._streams.program, self._streams.device
-        zeros = Ragged(torch.zeros(1, program.channels, device=device), torch.ones(1, dtype=torch.int64, device=device))
+        frame = Ragged(program.admission.harmless.to(device), torch.ones(1, dtype=torch.int64, device=device))
         try:
-            program.step(program.new_state(slots=2, device=device), torch.ones(1, dtype=torch.int64, device=device), zeros)
+            program.step(program.new_state(slots=2, device=device), torch.ones(1, dtype=torch.int64, device=device), frame)
         except Exception as error:
             raise StepFailed(
-                f"the network raises whatever it is fed, even a single frame of zeros: {type(error).__name__}: {str(error)[:500]}. "
+                f"the network raises whatever it is fed, even a single harmless frame: {type(error).__name__}: {str(error)[:500]}. "
                 "No record is refused for that. Look at the memory that is left and at the network itself, and start again."
             ) from error
 

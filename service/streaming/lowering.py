@@ -20,15 +20,21 @@ StreamerFactory = Callable[[Any, int], Operator]
 DEFAULT_REMEDY = "Register a streamer for the module that calls it, or run it on windows (mode: window)."
 
 _functions: dict[str, Lowering] = {}
+_of_any_kind: set[Lowering] = set()
 _modules: dict[type[nn.Module], Lowering] = {}
 _remedies: dict[str, str] = {}
 
 
-def lowers(*names: str) -> Callable[[AnyLowering], AnyLowering]:
-    """Says how torch functions and tensor methods of these names become nodes: `lowering(trace, *args, **kwargs)`."""
+def lowers(*names: str, any_kind: bool = False) -> Callable[[AnyLowering], AnyLowering]:
+    """Says how torch functions and tensor methods of these names become nodes: `lowering(trace, *args, **kwargs)`.
+
+    With `any_kind` they take truths and whole numbers too, not only float32.
+    """
 
     def register(lowering: AnyLowering) -> AnyLowering:
         _functions.update(dict.fromkeys(names, lowering))
+        if any_kind:
+            _of_any_kind.add(lowering)
         return lowering
 
     return register
@@ -69,6 +75,10 @@ def refuses(remedy: str, *names: str) -> None:
 
 def function_lowering(name: str) -> Lowering | None:
     return _functions.get(name)
+
+
+def takes_any_kind(lowering: Lowering) -> bool:
+    return lowering in _of_any_kind
 
 
 def module_lowering(module: nn.Module) -> Lowering | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from service.errors import StreamLengthError
 from service.streaming import report, snapshot
+from service.streaming.admission import Admission
 from service.streaming.arena import State, Store
 from service.streaming.checks import check_chunks, check_slots
 from service.streaming.execution import from_ring, prepare, run
@@ -42,6 +43,7 @@ class Program:
         assert self.graph.output is not None
         self.output = self.graph.output
         self.steps = prepare(plan, numerics is Numerics.FAST and precision is Precision.FLOAT32)
+        self.admission = Admission(self.graph)
         self._accepts = self.graph.accepts()
         self.fingerprint = fingerprint(self)
         self.state_fingerprint = state_fingerprint(self)
@@ -206,8 +208,9 @@ class Program:
 
         `slots` are distinct and never 0; `chunks.values [N, C]` with `chunks.lengths [B]`, zeros allowed. Streams in `final` end
         now: right padding is applied, what is left comes out, the slot is reset. Returns values `[M, C_out]`, lengths and the
-        absolute index of each stream's first row. Raises ValueError for arguments that do not fit and StreamLengthError for streams
-        that end at a length at which the offline module raises, both before any state changes.
+        absolute index of each stream's first row. Raises ValueError for arguments that do not fit, StreamLengthError for streams
+        that end at a length at which the offline module raises and FrameRefused for an index without a row, all before any state
+        changes.
         """
         check_slots(state, slots, self.fingerprint)
         check_chunks(state, slots, chunks, final, self.channels, self.dtype)
@@ -218,6 +221,7 @@ class Program:
                 final = None
             else:
                 self._check_ends(slots, after, final)
+        self.admission.check(chunks, slots, before)
         whole = Turn(slots, before, after, final)
         span = whole.span(self.output)
         if len(chunks.values) <= self.max_step:

@@ -46,6 +46,8 @@ class Symbol:
     The batch size is 1, as it is offline for one stream. `root` stands for the memory in which torch would keep the elements:
     crops, transposes and parts of channels share it.
 
+    Rows are float32 whatever the `dtype`: truths are 0 and 1, whole numbers are those that a float32 can be.
+
     Its own attributes have names that tensors do not have, since all others mean the tensor's.
     """
 
@@ -55,13 +57,13 @@ class Symbol:
         __truediv__: Callable[..., Any]
         __neg__: Callable[..., Any]
 
-    dtype = torch.float32
     device = torch.device("cpu")
     requires_grad = False
     is_sparse = is_nested = is_quantized = is_complex = is_cuda = False
 
-    def __init__(self, trace: Trace, stored: View, axes: Axes, root: object = None) -> None:
+    def __init__(self, trace: Trace, stored: View, axes: Axes, root: object = None, dtype: torch.dtype = torch.float32) -> None:
         self.tracing = trace
+        self.dtype = dtype
         self.root = stored.value if root is None else root
         self.stored = stored
         self.axes = axes
@@ -95,6 +97,9 @@ class Symbol:
     def dim(self) -> int:
         return self.ndim
 
+    def is_floating_point(self) -> bool:
+        return self.dtype.is_floating_point
+
     @property
     def shape(self) -> tuple[Any, ...]:
         length = Length(self.tracing, self.stored.timeline.total)
@@ -105,11 +110,11 @@ class Symbol:
 
     def reading(self, view: View) -> Symbol:
         """The same dimensions, of rows like those that it reads."""
-        return Symbol(self.tracing, view, self.axes.flat(), self.root)
+        return Symbol(self.tracing, view, self.axes.flat(), self.root, self.dtype)
 
     def storing(self, view: View) -> Symbol:
         """The same dimensions, of rows like those that are stored."""
-        return Symbol(self.tracing, view, self.axes, self.root)
+        return Symbol(self.tracing, view, self.axes, self.root, self.dtype)
 
     @property
     def in_any_order(self) -> Symbol:
@@ -118,7 +123,7 @@ class Symbol:
 
     def seen_as(self, axes: Axes) -> Symbol:
         """Other dimensions, of the same rows."""
-        return Symbol(self.tracing, self.stored, axes, self.root)
+        return Symbol(self.tracing, self.stored, axes, self.root, self.dtype)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -147,11 +152,11 @@ def _method(name: str) -> Callable[..., Any]:
     return lambda self, *args: self.tracing.call(name, (self, *args), {})
 
 
-for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "floordiv", "mod"):
+for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "floordiv", "mod", "and", "or", "xor"):
     setattr(Symbol, f"__{_name}__", _method(_name))
     setattr(Symbol, f"__r{_name}__", _method(f"r{_name}"))
     setattr(Symbol, f"__i{_name}__", _method(f"__i{_name}__"))
-for _name in ("neg", "abs", "getitem", "setitem", "lt", "le", "gt", "ge", "eq", "ne", "invert", "and", "or"):
+for _name in ("neg", "abs", "getitem", "setitem", "lt", "le", "gt", "ge", "eq", "ne", "invert"):
     setattr(Symbol, f"__{_name}__", _method(_name))
 Symbol.__hash__ = object.__hash__  # type: ignore[method-assign]
 

@@ -10,7 +10,7 @@ import ast
 import linecache
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -26,10 +26,10 @@ from service.streaming.copying import eval_copy, traced_modules
 from service.streaming.factories import symbolic_factories
 from service.streaming.fingerprint import network
 from service.streaming.graph import Channels, Graph, View
-from service.streaming.lowering import DEFAULT_REMEDY, Lowering, function_lowering, module_lowering, remedy
+from service.streaming.lowering import DEFAULT_REMEDY, Lowering, function_lowering, module_lowering, remedy, takes_any_kind
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Operator
-from service.streaming.symbol import Layout, Symbol
+from service.streaming.symbol import Layout, Symbol, symbols_in
 
 OWN = (str(Path(__file__).parent), str(Path(__file__).parents[1] / "nn"), str(Path(torch.__file__).parent))
 """Where code lies that is not the user's."""
@@ -122,26 +122,44 @@ class Trace:
             raise NotStreamable(
                 f"{self.where()}: {name} with these arguments cannot be streamed ({error}). {DEFAULT_REMEDY}"
             ) from error
-        return self._overwrite(args[0], result) if in_place else result
+        return self.overwrite(args[0], result) if in_place else result
 
     def _lowered(self, name: str, lowering: Lowering, *args: Any, **kwargs: Any) -> Any:
         before, self.calling = self.calling, name
         try:
+            if not takes_any_kind(lowering):
+                self.require_floats(symbols_in([*args, *kwargs.values()]))
             return lowering(self, *args, **kwargs)
         finally:
             self.calling = before
 
-    def _overwrite(self, target: Symbol, result: Symbol) -> Symbol:
+    def require_floats(self, symbols: Iterable[Symbol]) -> None:
+        """Refuses truths and whole numbers among the arguments of what is being lowered."""
+        for symbol in symbols:
+            if not symbol.dtype.is_floating_point:
+                self.refuse(f"{self.calling} of {symbol.dtype}", "Convert it with .float() before.")
+
+    def overwrite(self, target: Symbol, result: Symbol) -> Symbol:
+        """An operation in place: `target` stands for `result` from now on. Refused where another view would show the change."""
         others = [symbol for symbol in self.symbols if symbol is not target and symbol.root is target.root]
         if [symbol for symbol in others if symbol is not result]:
             self.refuse(
                 "an in-place change of a tensor that is visible through another view",
                 "Use the operation that returns a new tensor.",
             )
+        if result.dtype != target.dtype:
+            self.refuse(f"an in-place change of {target.dtype} to {result.dtype}", "Use the operation that returns a new tensor.")
         target.stored, target.axes, target.root = result.stored, result.axes, result.root
         return target
 
-    def add(self, operator: Operator, inputs: Sequence[Symbol], shares_memory: bool = False, axes: Axes | None = None) -> Symbol:
+    def add(
+        self,
+        operator: Operator,
+        inputs: Sequence[Symbol],
+        shares_memory: bool = False,
+        axes: Axes | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Symbol:
         """A new node that reads rows in the order of their dimensions.
 
         The result has the given dimensions, else those of the first input, with the operator's number of channels if there is one
@@ -152,13 +170,13 @@ class Trace:
             same = operator.channels == first.channels
             axes = first.axes.flat() if same else Axes.of(first.dims.value, operator.channels)
         view = self.graph.add(operator, [symbol.reads for symbol in inputs], self.where())
-        return Symbol(self, view, axes, first.root if shares_memory else None)
+        return Symbol(self, view, axes, first.root if shares_memory else None, dtype)
 
-    def add_each(self, operator: Operator, *inputs: Symbol, axes: Axes | None = None) -> Symbol:
+    def add_each(self, operator: Operator, *inputs: Symbol, axes: Axes | None = None, dtype: torch.dtype = torch.float32) -> Symbol:
         """A new node that does the same at every channel, so that rows of equal dimensions are read as they are stored."""
         whole = inputs if axes is not None else [symbol.in_any_order for symbol in inputs]
         view = self.graph.add(operator, [symbol.stored for symbol in whole], self.where())
-        return Symbol(self, view, whole[0].axes if axes is None else axes)
+        return Symbol(self, view, whole[0].axes if axes is None else axes, dtype=dtype)
 
     def flattened(self, stored: View, axes: Axes) -> View:
         """Rows that hold the factors of `axes` in their order."""

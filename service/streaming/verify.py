@@ -60,7 +60,7 @@ def verify(
         span = program.history + 2
         lengths = [1, 2, 3, *(chance.randint(1, 2 * span) for _ in range(3)), 2 * span + chance.randint(0, 20)]
     lengths = [length for length in lengths if length and program.accepts(length)]
-    samples = [torch.randn(length, program.channels, generator=generator) for length in lengths]
+    samples = [program.admission.drawn(length, generator) for length in lengths]
     expected = [_offline(offline, frames, Layout(layout)) for frames in samples]
     streamed = _stream(program, samples, chance)
     difference = 0.0
@@ -81,8 +81,8 @@ def verify(
 def _offline(module: nn.Module, frames: Float[Tensor, "T C"], layout: Layout) -> Float[Tensor, "M C_out"]:
     with torch.no_grad():
         if layout is Layout.BTC:
-            return module(frames.unsqueeze(0)).squeeze(0)  # type: ignore[no-any-return]
-        return module(frames.t().unsqueeze(0)).squeeze(0).t()  # type: ignore[no-any-return]
+            return module(frames.unsqueeze(0)).squeeze(0).float()  # type: ignore[no-any-return]
+        return module(frames.t().unsqueeze(0)).squeeze(0).t().float()  # type: ignore[no-any-return]
 
 
 def _alone(program: Program, frames: Float[Tensor, "T C"]) -> Float[Tensor, "M C_out"]:
@@ -133,7 +133,7 @@ def _step(
         final.append(stream.ended)
     if neighbour is not None:
         place = chance.randint(0, len(parts))
-        parts.insert(place, torch.full((chance.randint(1, 5), program.channels), float("nan")))
+        parts.insert(place, program.admission.garbage(chance.randint(1, 5)))
         slots.insert(place, neighbour)
         final.insert(place, False)
     made = program.step(
@@ -160,7 +160,7 @@ def _feed_and_take_back(program: Program, state: State, batch: Sequence[_Stream]
     slots = torch.tensor([stream.slot for stream in batch])
     picture = program.checkpoint(state, slots)
     lengths = torch.tensor([chance.randint(0, 2 * program.history + 2) for _ in batch])
-    program.step(state, slots, Ragged(torch.full((int(lengths.sum()), program.channels), float("nan")), lengths))
+    program.step(state, slots, Ragged(program.admission.garbage(int(lengths.sum())), lengths))
     program.rollback(state, picture)
 
 

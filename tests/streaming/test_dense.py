@@ -13,7 +13,8 @@ from service.streaming import Program, Ragged, convert
 from service.streaming.dense import AGAIN, Dense
 from service.streaming.operators.convolution import Convolution
 from service.streaming.precision import Precision
-from tests.streaming.operators import Case, conv1d, weighted
+from tests.streaming.operators import Case, weighted
+from tests.streaming.operators_convolutions import conv1d
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 

@@ -37,6 +37,7 @@ def test_a_module_is_refused_by_its_place_and_name(message: str) -> None:
 
 
 WEIGHT = torch.randn(4, 4, 2)
+TABLE = torch.randn(6, 3)
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "mean over time": (lambda x: x - x.mean(-1, keepdim=True), "mean"),
     "last frame": (lambda x: x[..., -1], "indexing"),
@@ -75,6 +76,23 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "normalised over time": (lambda x: F.normalize(x, dim=-1), "normalize over time"),
     "deviation over the batch": (lambda x: x.std(0), "std over time or batch"),
     "mean in float64": (lambda x: x.mean(1, True, dtype=torch.float64), "mean to torch.float64"),
+    "branch on a comparison": (lambda x: x if (x > 0) else -x, "branch on data"),
+    "check of the data": (lambda x: x if (x > 0).all() else -x, "leave it out of forward"),
+    "where without values": (lambda x: torch.where(x > 0), "give it two values"),
+    "part by truths": (lambda x: x[x > 0], "indexing"),
+    "value put into a part": (lambda x: [x, x.__setitem__((slice(None), 0), 1.0)][0], "torch.cat"),
+    "convolution of truths": (lambda x: F.conv1d(x > 0, WEIGHT), r"conv1d of torch.bool"),
+    "whole numbers added": (lambda x: x.long() + 1, "add to torch.int64"),
+    "a whole number that is too large": (lambda x: x.long() > 2**24 + 1, "16777217"),
+    "sum of truths": (lambda x: (x > 0).sum(1, keepdim=True), "sum of torch.bool"),
+    "bits of whole numbers": (lambda x: x.long() & 3, "torch.int64"),
+    "lookup by float32": (lambda x: F.embedding(x, TABLE), "whole numbers"),
+    "lookup by several frames": (lambda x: F.embedding(F.max_pool1d(x, 2).long(), TABLE), r".clamp(0, 5)"),
+    "lookup behind a crop": (lambda x: F.embedding(x[..., 1:].long(), TABLE), "look up first"),
+    "lookup behind a padding": (lambda x: F.embedding(F.pad(x, (0, 1)).long(), TABLE), "look up first"),
+    "lookup clamped too far": (lambda x: F.embedding(F.max_pool1d(x, 2).long().clamp(0, 6), TABLE), r".clamp(0, 5)"),
+    "lookup clamped before a NaN is cast": (lambda x: F.embedding(F.max_pool1d(x, 2).clamp(0, 5).long(), TABLE), "clamp"),
+    "one_hot of what there is": (lambda x: F.one_hot(x.long()), "num_classes"),
     "power of a value": (lambda x: x.abs() ** x, "pow with a computed exponent"),
     "difference over the batch": (lambda x: x.diff(dim=0), "a slice of the batch"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from service.streaming.axes import Axes, Kind, factor
 from service.streaming.lowering import lowers
 from service.streaming.operator import Pointwise
+from service.streaming.operators.casting import kind_of
 from service.streaming.operators.dimensions import broadcast, outermost, place_of
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
@@ -43,7 +45,8 @@ class WithConstant(Pointwise):
         self.reflected = reflected
 
     def compute(self, rows: Sequence[Rows], out: Rows | None) -> Rows:
-        constant = torch.as_tensor(self.constant, dtype=rows[0].dtype) if self.reflected else self.constant
+        plain = not self.reflected and self.name not in ("maximum", "minimum")
+        constant = self.constant if plain else torch.as_tensor(self.constant, dtype=rows[0].dtype)
         pair = (constant, rows[0]) if self.reflected else (rows[0], constant)
         result = self.function(*pair)
         return result if out is None else out.copy_(result)
@@ -68,26 +71,29 @@ class Concatenation(Pointwise):
         return torch.cat(list(rows), 1) if out is None else torch.cat(list(rows), 1, out=out)
 
 
-def _lower_binary(name: str, function: Callable[..., Tensor], *aliases: str) -> None:
+def _lower_binary(name: str, function: Callable[..., Tensor], *aliases: str, whole: bool = False) -> None:
     def combine(trace: Trace, a: Any, b: Any, reflected: bool) -> Symbol:
         if reflected:
             a, b = b, a
+        kind = kind_of(trace, name, a, b)
+        if not kind.is_floating_point and not whole:
+            trace.refuse(f"{name} to {kind}", "Compute in float32: convert with .float() before.")
         if isinstance(a, Symbol) and isinstance(b, Symbol):
-            return join(trace, name, function, a, b)
+            return join(trace, name, function, a, b, kind)
         symbol, constant = (a, b) if isinstance(a, Symbol) else (b, a)
         symbol, value, axes = with_constant(trace, symbol, constant)
         operator = WithConstant(name, axes.channels, function, value, reflected=constant is a)
         if axes == symbol.axes and axes.is_permutation(symbol.stored.channels):
-            return trace.add_each(operator, symbol)
-        return trace.add(operator, [symbol], axes=axes.flat())
+            return trace.add_each(operator, symbol, dtype=kind)
+        return trace.add(operator, [symbol], axes=axes.flat(), dtype=kind)
 
-    @lowers(name, *aliases)
+    @lowers(name, *aliases, any_kind=True)
     def lowering(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Symbol:
         if alpha != 1:
             trace.refuse(f"{name} with alpha", "Multiply by it before.")
         return combine(trace, a, b, reflected=False)
 
-    @lowers(f"r{name}", *(f"r{alias}" for alias in aliases))
+    @lowers(f"r{name}", *(f"r{alias}" for alias in aliases), any_kind=True)
     def reflected_lowering(trace: Trace, a: Any, b: Any) -> Symbol:
         return combine(trace, a, b, reflected=True)
 
@@ -96,19 +102,21 @@ _lower_binary("add", torch.add)
 _lower_binary("sub", torch.sub, "subtract")
 _lower_binary("mul", torch.mul, "multiply")
 _lower_binary("div", torch.div, "truediv", "divide", "true_divide")
-_lower_binary("maximum", torch.maximum)
-_lower_binary("minimum", torch.minimum)
+_lower_binary("maximum", torch.maximum, whole=True)
+_lower_binary("minimum", torch.minimum, whole=True)
 
 
-def join(trace: Trace, name: str, function: Callable[..., Tensor], a: Symbol, b: Symbol) -> Symbol:
+def join(
+    trace: Trace, name: str, function: Callable[..., Tensor], a: Symbol, b: Symbol, dtype: torch.dtype = torch.float32
+) -> Symbol:
     """Two values of shapes that torch would broadcast, combined element by element."""
     check_rates(trace, name, [a, b])
     whole, other = broadcast(trace, name, [a, b])
     if whole.axes == other.axes and whole.stored.channels == other.stored.channels:
-        return trace.add_each(Join(name, whole.channels, function), whole, other)
+        return trace.add_each(Join(name, whole.channels, function), whole, other, dtype=dtype)
     # Where one has a single channel, its rows are broadcast as they are.
     pair = [given if given.channels == 1 else spread for given, spread in ((a, whole), (b, other))]
-    return trace.add(Join(name, whole.channels, function), pair, axes=whole.axes.flat())
+    return trace.add(Join(name, whole.channels, function), pair, axes=whole.axes.flat(), dtype=dtype)
 
 
 def check_rates(trace: Trace, name: str, symbols: Sequence[Symbol]) -> None:
@@ -130,7 +138,7 @@ def with_constant(trace: Trace, symbol: Symbol, constant: Any) -> tuple[Symbol, 
     """
     if isinstance(constant, int | float):
         return symbol, float(constant), symbol.axes
-    if not isinstance(constant, Tensor) or (constant.dtype.is_floating_point and constant.dtype != symbol.dtype and constant.ndim):
+    if not isinstance(constant, Tensor) or (constant.dtype.is_floating_point and constant.dtype != torch.float32 and constant.ndim):
         trace.refuse(f"arithmetic with a {getattr(constant, 'dtype', type(constant).__name__)}", "Use numbers or float32 tensors.")
     if constant.ndim > symbol.ndim:
         trace.refuse(f"arithmetic of {symbol.axes} with a constant {list(constant.shape)}", "Give both as many dimensions.")
@@ -147,7 +155,7 @@ def with_constant(trace: Trace, symbol: Symbol, constant: Any) -> tuple[Symbol, 
         each.append(factor(size, 0) if axis.size < size else axis)
     axes = Axes(tuple(each), symbol.axes.offset)
     factors = [size for axis, size in zip(axes.each, shape, strict=True) if axis.kind is Kind.FACTOR]
-    values = constant.detach().to(symbol.dtype).reshape(factors).expand(axes.sizes).reshape(-1).clone()
+    values = constant.detach().to(torch.float32).reshape(factors).expand(axes.sizes).reshape(-1).clone()
     if axes != symbol.axes:
         return symbol if symbol.channels == 1 else symbol.seen_as(axes), values, axes
     if not axes.is_permutation(symbol.stored.channels):
@@ -156,7 +164,7 @@ def with_constant(trace: Trace, symbol: Symbol, constant: Any) -> tuple[Symbol, 
     return symbol, torch.empty_like(values).index_copy_(0, places, values), axes
 
 
-@lowers("cat", "concat", "concatenate")
+@lowers("cat", "concat", "concatenate", any_kind=True)
 def cat(trace: Trace, tensors: Sequence[Any], dim: int = 0) -> Symbol:
     symbols = [tensor for tensor in tensors if isinstance(tensor, Symbol)]
     first = symbols[0]
@@ -173,7 +181,8 @@ def cat(trace: Trace, tensors: Sequence[Any], dim: int = 0) -> Symbol:
     whole = [outermost(trace, symbol, dim) for symbol in symbols]
     width = sum(symbol.axes.each[dim].size for symbol in symbols)
     axes = whole[0].axes.replaced(dim, factor(width, first.channels // first.axes.each[dim].size))
-    return trace.add_each(Concatenation(axes.channels), *whole, axes=axes)
+    dtype = reduce(torch.promote_types, (symbol.dtype for symbol in symbols))
+    return trace.add_each(Concatenation(axes.channels), *whole, axes=axes, dtype=dtype)
 
 
 def _padded_by_constants(trace: Trace, tensors: Sequence[Any], symbol: Symbol) -> Symbol:
@@ -205,12 +214,12 @@ def part(trace: Trace, symbol: Symbol, kept: slice, dim: int | None = None) -> S
     return symbol.seen_as(symbol.axes.replaced(dim, factor(len(chosen), axis.stride * chosen.step), chosen.start * axis.stride))
 
 
-@lowers("split", "split_with_sizes")
+@lowers("split", "split_with_sizes", any_kind=True)
 def split(trace: Trace, symbol: Symbol, sizes: int | Sequence[int], dim: int = 0) -> tuple[Symbol, ...]:
     return parts(trace, symbol, sizes, place_of(trace, symbol, dim))
 
 
-@lowers("chunk")
+@lowers("chunk", any_kind=True)
 def chunk(trace: Trace, symbol: Symbol, chunks: int, dim: int = 0) -> tuple[Symbol, ...]:
     dim = place_of(trace, symbol, dim)
     return parts(trace, symbol, -(-symbol.axes.each[dim].size // chunks), dim)

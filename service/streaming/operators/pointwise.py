@@ -112,7 +112,7 @@ EXPONENTIAL = (
 )
 ANGULAR = ("sin", "cos", "tan", "asin", "acos", "atan", "asinh", "acosh", "sinc")
 SELECTING = ("leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "relu6", "threshold")
-ARITHMETIC = ("abs", "neg", "reciprocal", "square", "sign", "floor", "ceil", "round", "clamp", "clamp_min", "clamp_max")
+ARITHMETIC = ("abs", "neg", "reciprocal", "square", "sign", "floor", "ceil", "round")
 WHOLE = ("trunc", "frac", "nan_to_num")
 
 
@@ -185,34 +185,27 @@ def dropout(trace: Trace, symbol: Symbol, p: float = 0.5, training: bool = True)
     return symbol
 
 
-@lowers("detach", "float", "requires_grad")
+@lowers("detach", "requires_grad", "cpu", any_kind=True)
 def same(trace: Trace, symbol: Symbol) -> Symbol:
     return symbol
 
 
-@lowers("contiguous")
+@lowers("contiguous", any_kind=True)
 def contiguous(trace: Trace, symbol: Symbol) -> Symbol:
     """The same memory or a copy, which nobody knows here; a change in place is refused while both are in use."""
     return symbol.storing(symbol.stored)
 
 
-@lowers("clone")
+@lowers("clone", any_kind=True)
 def clone(trace: Trace, symbol: Symbol, *, memory_format: object = None) -> Symbol:
-    return Symbol(trace, symbol.stored, symbol.axes, root=object())
+    return Symbol(trace, symbol.stored, symbol.axes, object(), symbol.dtype)
 
 
-@lowers("to", "type")
-def converted(trace: Trace, symbol: Symbol, target: Any) -> Symbol:
-    if target not in (torch.float32, symbol.device, "cpu"):
-        trace.refuse(f"a conversion to {target}", "Programs run in float32 on the device of their state.")
-    return symbol
-
-
-@lowers("new_zeros")
+@lowers("new_zeros", any_kind=True)
 def new_zeros(trace: Trace, symbol: Symbol, *size: Any) -> Tensor:
     return torch.zeros(*size)
 
 
-@lowers("new_ones")
+@lowers("new_ones", any_kind=True)
 def new_ones(trace: Trace, symbol: Symbol, *size: Any, dtype: torch.dtype | None = None, device: object = None) -> Tensor:
     return torch.ones(*size, dtype=dtype)

@@ -23,7 +23,7 @@ from service.streaming.tracing import Trace
 WHOLE = "Time stays a dimension of its own: merge or split channels, or channels that stand right behind it."
 
 
-@lowers("transpose", "swapaxes", "swapdims")
+@lowers("transpose", "swapaxes", "swapdims", any_kind=True)
 def transpose(trace: Trace, symbol: Symbol, dim0: int, dim1: int) -> Symbol:
     first, second = place_of(trace, symbol, dim0), place_of(trace, symbol, dim1)
     order = list(range(symbol.ndim))
@@ -31,7 +31,7 @@ def transpose(trace: Trace, symbol: Symbol, dim0: int, dim1: int) -> Symbol:
     return symbol.seen_as(symbol.axes.permuted(order))
 
 
-@lowers("permute")
+@lowers("permute", any_kind=True)
 def permute(trace: Trace, symbol: Symbol, *places: Any, dims: Any = None) -> Symbol:
     order = [place_of(trace, symbol, dim) for dim in numbers(places, dims)]
     if sorted(order) != list(range(symbol.ndim)):
@@ -39,7 +39,7 @@ def permute(trace: Trace, symbol: Symbol, *places: Any, dims: Any = None) -> Sym
     return symbol.seen_as(symbol.axes.permuted(order))
 
 
-@lowers("movedim", "moveaxis")
+@lowers("movedim", "moveaxis", any_kind=True)
 def movedim(trace: Trace, symbol: Symbol, source: int | Sequence[int], destination: int | Sequence[int]) -> Symbol:
     come = [place_of(trace, symbol, dim) for dim in numbers((source,))]
     go = [place_of(trace, symbol, dim) for dim in numbers((destination,))]
@@ -49,17 +49,17 @@ def movedim(trace: Trace, symbol: Symbol, source: int | Sequence[int], destinati
     return symbol.seen_as(symbol.axes.permuted(order))
 
 
-@lowers("mT")
+@lowers("mT", any_kind=True)
 def matrix_transpose(trace: Trace, symbol: Symbol) -> Symbol:
     return transpose(trace, symbol, -1, -2)
 
 
-@lowers("unsqueeze")
+@lowers("unsqueeze", any_kind=True)
 def unsqueeze(trace: Trace, symbol: Symbol, dim: int) -> Symbol:
     return symbol.seen_as(symbol.axes.inserted(place_of(trace, symbol, dim, more=1)))
 
 
-@lowers("squeeze")
+@lowers("squeeze", any_kind=True)
 def squeeze(trace: Trace, symbol: Symbol, *places: Any, dim: Any = None) -> Symbol:
     if not places and dim is None:
         trace.refuse("squeeze of all dimensions of size 1", "It drops the batch of a single stream too; name the dimension.")
@@ -72,7 +72,7 @@ def squeeze(trace: Trace, symbol: Symbol, *places: Any, dim: Any = None) -> Symb
     return symbol
 
 
-@lowers("expand")
+@lowers("expand", any_kind=True)
 def expand(trace: Trace, symbol: Symbol, *sizes: Any, size: Any = None) -> Symbol:
     wanted = numbers(sizes, size)
     if len(wanted) < symbol.ndim:
@@ -93,13 +93,13 @@ def expand(trace: Trace, symbol: Symbol, *sizes: Any, size: Any = None) -> Symbo
     return symbol.seen_as(axes)
 
 
-@lowers("expand_as", "view_as", "reshape_as")
+@lowers("expand_as", "view_as", "reshape_as", any_kind=True)
 def alike(trace: Trace, symbol: Symbol, other: Symbol) -> Symbol:
     change = expand if trace.calling == "expand_as" else reshape
     return change(trace, symbol, other.shape)
 
 
-@lowers("repeat", "tile")
+@lowers("repeat", "tile", any_kind=True)
 def repeat(trace: Trace, symbol: Symbol, *counts: Any, repeats: Any = None, dims: Any = None) -> Symbol:
     times = numbers(counts, dims if repeats is None else repeats)
     for _ in range(len(times) - symbol.ndim):
@@ -114,7 +114,7 @@ def repeat(trace: Trace, symbol: Symbol, *counts: Any, repeats: Any = None, dims
     return symbol
 
 
-@lowers("flatten")
+@lowers("flatten", any_kind=True)
 def flatten(trace: Trace, symbol: Symbol, start_dim: int = 0, end_dim: int = -1) -> Symbol:
     first, last = place_of(trace, symbol, start_dim), place_of(trace, symbol, end_dim)
     sizes = list(symbol.shape)
@@ -124,7 +124,7 @@ def flatten(trace: Trace, symbol: Symbol, start_dim: int = 0, end_dim: int = -1)
     return reshape(trace, symbol, [*sizes[:first], times[0] * count if times else count, *sizes[last + 1 :]])
 
 
-@lowers("unflatten")
+@lowers("unflatten", any_kind=True)
 def unflatten(trace: Trace, symbol: Symbol, dim: int, sizes: Sequence[Any]) -> Symbol:
     place = place_of(trace, symbol, dim)
     shape = list(symbol.shape)
@@ -136,7 +136,7 @@ def unflatten(trace: Trace, symbol: Symbol, dim: int, sizes: Sequence[Any]) -> S
     return reshape(trace, symbol, [*shape[:place], *sizes, *shape[place + 1 :]])
 
 
-@lowers("reshape", "view")
+@lowers("reshape", "view", any_kind=True)
 def reshape(trace: Trace, symbol: Symbol, *sizes: Any, shape: Any = None) -> Symbol:
     """Row-major, as torch: what stands before time is regrouped among itself, and so is what stands behind it.
 
@@ -236,7 +236,7 @@ def _blocks(trace: Trace, symbol: Symbol, size: int) -> Symbol:
     channels = symbol.stored.channels
     view = trace.graph.add(Blocks(size, channels), [symbol.stored], trace.where())
     axes = symbol.axes.inserted(symbol.axes.time_dim + 1, factor(size, channels))
-    return Symbol(trace, view, axes)
+    return Symbol(trace, view, axes, dtype=symbol.dtype)
 
 
 def _interleaved(trace: Trace, symbol: Symbol, time: int) -> Symbol:
@@ -244,7 +244,7 @@ def _interleaved(trace: Trace, symbol: Symbol, time: int) -> Symbol:
     size = symbol.axes.each[time + 1].size
     whole = trace.graph.settled(outermost(trace, symbol, time + 1).stored, trace.where())
     made = trace.graph.add(Interleave(size, symbol.channels // size), [whole], trace.where())
-    return Symbol(trace, made, symbol.axes.without(time + 1).flat())
+    return Symbol(trace, made, symbol.axes.without(time + 1).flat(), dtype=symbol.dtype)
 
 
 def numbers(given: Sequence[Any], named: Any = None) -> list[Any]:
@@ -253,7 +253,7 @@ def numbers(given: Sequence[Any], named: Any = None) -> list[Any]:
     return list(given[0]) if len(given) == 1 and isinstance(given[0], Sequence) else list(given)
 
 
-@lowers("stack")
+@lowers("stack", any_kind=True)
 def stack(trace: Trace, tensors: Sequence[Symbol], dim: int = 0) -> Symbol:
     first = next(tensor for tensor in tensors if isinstance(tensor, Symbol))
     if not all(isinstance(tensor, Symbol) for tensor in tensors):

@@ -23,7 +23,7 @@ from service.streaming.tracing import Trace
 EVERYTHING = slice(None)
 
 
-@lowers("getitem")
+@lowers("getitem", any_kind=True)
 def getitem(trace: Trace, symbol: Symbol, key: Any) -> Symbol:
     keys = list(key) if isinstance(key, tuple) else [key]
     named = [item for item in keys if item is not None and item is not Ellipsis]
@@ -57,7 +57,7 @@ def _sliced(trace: Trace, symbol: Symbol, dim: int, kept: slice) -> Symbol:
     return crop(trace, symbol, kept) if kind is Kind.TIME else part(trace, symbol, kept, dim)
 
 
-@lowers("select")
+@lowers("select", any_kind=True)
 def select(trace: Trace, symbol: Symbol, dim: int, index: int) -> Symbol:
     dim = place_of(trace, symbol, dim)
     axis = symbol.axes.each[dim]
@@ -68,13 +68,13 @@ def select(trace: Trace, symbol: Symbol, dim: int, index: int) -> Symbol:
     return symbol.seen_as(symbol.axes.without(dim, offset=index % axis.size * axis.stride))
 
 
-@lowers("unbind")
+@lowers("unbind", any_kind=True)
 def unbind(trace: Trace, symbol: Symbol, dim: int = 0) -> tuple[Symbol, ...]:
     place = factor_place(trace, symbol, dim)
     return tuple(select(trace, symbol, place, index) for index in range(symbol.axes.each[place].size))
 
 
-@lowers("index_select")
+@lowers("index_select", any_kind=True)
 def picked(trace: Trace, symbol: Symbol, dim: int, index: Any) -> Symbol:
     """Channels by a constant list of their numbers."""
     place = factor_place(trace, symbol, dim)
@@ -87,7 +87,7 @@ def picked(trace: Trace, symbol: Symbol, dim: int, index: Any) -> Symbol:
     factors = [axis.kind for axis in axes.each[:place]].count(Kind.FACTOR)
     kept = places.index_select(factors, numbers).reshape(-1)
     made = axes.replaced(place, factor(len(numbers), 1)).flat()
-    return trace.add(Pick(kept), [symbol], axes=made)
+    return trace.add(Pick(kept), [symbol], axes=made, dtype=symbol.dtype)
 
 
 class Pick(Pointwise):
@@ -130,7 +130,7 @@ def crop(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
     return whole.storing(made)
 
 
-@lowers("narrow")
+@lowers("narrow", any_kind=True)
 def narrow(trace: Trace, symbol: Symbol, dim: int, start: int, length: int) -> Symbol:
     place = place_of(trace, symbol, dim)
     if symbol.axes.each[place].kind is not Kind.FACTOR:
@@ -138,7 +138,7 @@ def narrow(trace: Trace, symbol: Symbol, dim: int, start: int, length: int) -> S
     return part(trace, symbol, slice(start, start + length), place)
 
 
-@lowers("pad")
+@lowers("pad", any_kind=True)
 def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Symbol:
     sides = list(pad) + [0] * (2 * symbol.ndim - len(pad))
     time = 2 * (symbol.ndim - 1 - symbol.axes.time_dim)
@@ -148,12 +148,13 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
     if any(side for place, side in enumerate(sides) if place not in (time, time + 1)):
         trace.refuse("padding of channels or batch", "Pad time only.")
     if mode in ("replicate", "reflect"):
+        trace.require_floats([symbol])
         return pad_with_edge(trace, symbol, left, right, mode)
     if mode != "constant":
         trace.refuse(
             f"{mode} padding", "It reads the other end of the stream; pad with zeros, or run it on windows (mode: window)."
         )
-    fill = float(value or 0.0)
+    fill = float(torch.zeros((), dtype=symbol.dtype).fill_(value or 0.0))
     view = symbol.stored
     if left < 0 or right < 0:
         first, last = max(0, -left), max(0, -right)
