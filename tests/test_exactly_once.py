@@ -2,29 +2,53 @@
 
 A state machine drives workers on the in-memory log one turn at a time and lets them crash, stop, be expelled and be fenced
 anywhere in between or die in the middle of a turn, with faults in the transactions. After every rule the committed part is
-audited; at the end the state of every key is compared as well.
+audited; at the end the state of every key is compared as well. Some records make the network raise, some end the process: they,
+and nobody else, are dead letters, once each.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.background import Beside
+from service.codec.interface import Reason
 from service.errors import Fenced
+from service.quarantine import ATTEMPTS, STARTS
+from service.streaming import Program, Ragged
+from service.transport.interface import Partition
 from service.transport.memory import Fault
+from service.transport.partitioning import partition_of
 from tests.applications import chunk
-from tests.cluster import INSTANCES, ROOMS, Cluster, Room, applications, at_once, when_waited_for
+from tests.cluster import INSTANCES, PARTITIONS, ROOMS, Cluster, Room, applications, at_once, when_waited_for
 from tests.faults.points import Abandon, Killed, Point, Trap
 from tests.faults.states import wrong_states
 
 KEYS = [b"a", b"b", b"c", b"d", b"e"]
+AT_FAULT = {77.0: Reason.STEP_FAILED, 66.0: Reason.KILLS}
+"""Samples that the network cannot take, and what becomes of their records."""
+
+_step = Program.step
+
+
+def _fragile(self: Program, state: Any, slots: torch.Tensor, chunks: Ragged, final: torch.Tensor | None = None) -> Ragged:
+    found = [reason for sample, reason in AT_FAULT.items() if (chunks.values == sample).any()]
+    if Reason.KILLS in found:
+        raise Killed
+    out = _step(self, state, slots, chunks, final)
+    if found:
+        raise torch.OutOfMemoryError("no memory left for this batch")
+    return out
 
 
 class ExactlyOnce(RuleBasedStateMachine):
@@ -33,6 +57,9 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="penstock-test-")) if disk else None
         self.cluster = Cluster(applications(room, self.directory))
         self.cluster.beside = beside
+        self.at_fault: dict[tuple[int, int], Reason] = {}  # by partition and offset
+        self.deaths = 0  # that are no record's fault
+        Program.step = _fragile  # type: ignore[method-assign]
         self.cluster.start("one")
 
     @rule(key=st.sampled_from(KEYS), samples=st.integers(1, 40))
@@ -57,6 +84,13 @@ class ExactlyOnce(RuleBasedStateMachine):
     def poison(self, key: bytes, value: bytes) -> None:
         self.cluster.publish(key, value)
 
+    @precondition(lambda self: len(self.at_fault) < 3)  # each of them costs up to six lives
+    @rule(key=st.sampled_from(KEYS), sample=st.sampled_from(sorted(AT_FAULT)), before=st.integers(0, 2))
+    def harm(self, key: bytes, sample: float, before: int) -> None:
+        self.cluster.publish(key, orjson.dumps({"t": self.cluster.now * 1000, "x": [[0.5, 0.5]] * before + [[sample, 0.0]]}))
+        number = partition_of(key, PARTITIONS)
+        self.at_fault[number, self.cluster.log.partition(Partition("in", number)).end - 1] = AT_FAULT[sample]
+
     @rule(seconds=st.sampled_from([0.01, 0.06, 0.5, 3.0]))
     def wait(self, seconds: float) -> None:
         self.cluster.now += seconds
@@ -74,7 +108,7 @@ class ExactlyOnce(RuleBasedStateMachine):
     def commit(self) -> None:
         for name in list(self.cluster.workers):
             self.cluster.turn(name)
-        self.cluster.now += 0.06
+        self.cluster.now += 0.06  # whoever is left goes on
         for name in list(self.cluster.workers):
             self.cluster.turn(name)
 
@@ -117,6 +151,7 @@ class ExactlyOnce(RuleBasedStateMachine):
     @precondition(lambda self: self.cluster.workers)
     @rule(data=st.data())
     def crash(self, data: st.DataObject) -> None:
+        self.deaths += 1
         self.cluster.crash(data.draw(st.sampled_from(sorted(self.cluster.workers))))
 
     @precondition(lambda self: len(self.cluster.workers) < len(INSTANCES))
@@ -124,6 +159,7 @@ class ExactlyOnce(RuleBasedStateMachine):
     def start_and_die_at(self, data: st.DataObject, point: Point, nth: int) -> None:
         """The next pass, or one of those after it, will be its last."""
         name = data.draw(st.sampled_from([name for name in INSTANCES if name not in self.cluster.workers]))
+        self.deaths += 1
         self.cluster.start(name, Trap(point, nth, Abandon()))
 
     @precondition(lambda self: self.cluster.workers)
@@ -141,22 +177,45 @@ class ExactlyOnce(RuleBasedStateMachine):
         assert report is None or report.passed(exact=True), report
 
     @invariant()
+    def who_is_at_fault_is_a_dead_letter_once(self) -> None:
+        if self.cluster.log.open_transactions():
+            return
+        letters = Counter[tuple[int, int, str]]()
+        for _, _, headers in self.cluster.read("app.dead-letters"):
+            number, offset, reason = ((headers[f"penstock.{name}"] or b"").decode() for name in ("partition", "offset", "error"))
+            if reason in AT_FAULT.values():
+                letters[int(number), int(offset), reason] += 1
+        committed = {where.partition: offset for where, (offset, _) in self.cluster.log.group("app").committed.items()}
+        due = {(*at, str(reason)) for at, reason in self.at_fault.items() if at[1] < committed.get(at[0], 0)}
+        assert not letters or max(letters.values()) == 1, letters
+        assert due <= letters.keys(), (due, letters)
+        strangers = letters.keys() - due  # killed from outside again and again, alone in their steps
+        assert not strangers or ({reason for *_, reason in strangers} == {Reason.KILLS} and self.deaths >= STARTS + ATTEMPTS)
+
+    @invariant()
     def slots_add_up(self) -> None:
         for worker in self.cluster.workers.values():
             worker.streams.table.check_integrity()
 
     def teardown(self) -> None:
-        if hasattr(self, "cluster"):
-            self.cluster.drain()
-            report = self.cluster.audit()
-            assert report is not None
-            assert report.passed(exact=True), report
-            assert wrong_states(self.cluster.applications["one"], self.cluster.transport) == []
-            if self.directory:
-                shutil.rmtree(self.directory)
+        try:
+            if hasattr(self, "cluster"):
+                self.at_the_end()
+        finally:
+            Program.step = _step  # type: ignore[method-assign]
+
+    def at_the_end(self) -> None:
+        self.cluster.drain()
+        report = self.cluster.audit()
+        assert report is not None
+        assert report.passed(exact=True), report
+        self.who_is_at_fault_is_a_dead_letter_once()
+        assert wrong_states(self.cluster.applications["one"], self.cluster.transport) == []
+        if self.directory:
+            shutil.rmtree(self.directory)
 
 
 TestExactlyOnce = ExactlyOnce.TestCase
 TestExactlyOnce.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

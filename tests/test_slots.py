@@ -156,3 +156,39 @@ def test_in_a_storm_of_faults_the_predictions_are_those_of_calm(cluster: Cluster
                 cluster.stop("two")
     cluster.drain()
     audited(cluster)
+
+
+def test_dirty_streams_that_fill_the_memory_are_snapshotted_with_the_next_commit() -> None:
+    cluster = Cluster(applications(Room(slots=2, memory_bytes=4000)))
+    cluster.start("one")
+    worker = cluster.workers["one"]
+    for key in KEYS:
+        cluster.produce(key, 30)
+    work(cluster)
+    assert not worker.streams.cold.crowded
+    assert worker.streams.cold.size <= 4000
+    assert audited(cluster) == len(KEYS)
+
+
+def test_dirty_streams_of_a_replay_are_snapshotted_for_the_sake_of_memory_alone() -> None:
+    """There is no epoch to commit and nothing is overdue: all of them became dirty just now, and no input comes."""
+    cluster = Cluster(applications(Room(slots=64)))
+    cluster.start("one")
+    for key in KEYS:
+        cluster.produce(key, 30)
+    cluster.work(turns=3)
+    cluster.crash("one")
+    cluster.applications = applications(Room(slots=2, memory_bytes=4000))
+    cluster.start("one")
+    cold = cluster.workers["one"].streams.cold
+    fullest = 0
+    for _ in range(20):
+        cluster.turn("one")
+        fullest = max(fullest, cold.dirty_bytes)
+    assert fullest > 4000, "this is about memory that is full"
+    assert cold.dirty_bytes <= 4000
+    assert cold.size <= 4000
+    for key in KEYS:
+        cluster.produce(key, 30)
+    work(cluster)
+    assert audited(cluster) == 2 * len(KEYS)

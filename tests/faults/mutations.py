@@ -19,7 +19,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ["service", "tests", "schemas", "pyproject.toml"]
-TESTS = ["tests/faults/test_twin.py", "tests/test_exactly_once.py"]
+TESTS = [
+    "tests/faults/test_twin.py",
+    "tests/test_exactly_once.py",
+    "tests/test_slots.py",
+    "tests/test_disk.py",
+    "tests/test_step_failures.py",
+    "tests/test_quarantine.py",
+    "tests/test_unknown_outcomes.py",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,87 @@ MUTATIONS = [
         "        if live:\n            self._undo.ended += slots.tolist()\n"
         "        else:\n            self.table.vacate(slots.tolist())",
         "        self.table.vacate(slots.tolist())",
+    ),
+    Mutation(
+        "no two commits alike, but for their count",
+        "service/commits.py",
+        "        self._count += 1\n",
+        "",
+    ),
+    Mutation(
+        "a dirty stream goes to disk as if committed",
+        "service/state/streams.py",
+        "Frozen(data[place].to_bytes(), None if clean[place] else rows[place])",
+        "Frozen(data[place].to_bytes())",
+    ),
+    Mutation(
+        "a clean stream is not frozen, although nobody else has it",
+        "service/state/streams.py",
+        "frozen = np.flatnonzero(~clean | (not self.cold.disk.complete))",
+        "frozen = np.flatnonzero(~clean)",
+    ),
+    Mutation(
+        "memory that dirty streams fill owes no commit",
+        "service/state/cold.py",
+        "return self.dirty_bytes > self.limit",
+        "return False",
+    ),
+    Mutation(
+        "an ended stream is found on the disk until its end is committed",
+        "service/state/cold.py",
+        "        self._gone[task].add(key)\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "what an abort ended stays hidden on the disk",
+        "service/state/cold.py",
+        "        self._gone[task].discard(key)\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "a disk's mark beyond what it holds",
+        "service/landmarks.py",
+        "Mark(end, True, offset, self._wall(), tuple(self._streams.rates))",
+        "Mark(end + 2, True, offset, self._wall(), tuple(self._streams.rates))",
+    ),
+    Mutation(
+        "a disk does not follow the commits",
+        "service/state/cold.py",
+        "                self.disk.follow(task, items)\n                self._gone",
+        "                self._gone",
+    ),
+    Mutation(
+        "a mark that nobody has proven",
+        "service/landmarks.py",
+        "            self._seen.pop(task, None)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "letters of a replay are published",
+        "service/worker.py",
+        "            part, records = portion(records, self.streams.room, at_least=1)\n",
+        "            part, records = portion(records, self.streams.room, at_least=1)\n"
+        "            for letter in self._feeder.decode(part, self._assignment.refused()).letters:\n"
+        "                self.commits.join([])\n"
+        "                self.commits.epoch.dead_letter(letter.records, letter.row, letter.refusal)\n",
+    ),
+    Mutation(
+        "a refusal for a failed step is not written down",
+        "service/refused.py",
+        "fresh = [at for at in self.records if replay_from <= at < next_offset and at not in self.written]",
+        "fresh: list[int] = []",
+    ),
+    Mutation(
+        "an attempt in quarantine is not written down",
+        "service/quarantine.py",
+        "        self._write(task, _ATTEMPT_KEY, offset, before + 1)\n        return None\n",
+        "        return None\n",
+    ),
+    Mutation(
+        "what is in quarantine is decoded with the others",
+        "service/intake.py",
+        "self._feeder.decode(self._assignment.in_quarantine(records)[1], self._assignment.refused())",
+        "self._feeder.decode(records, self._assignment.refused())",
     ),
 ]
 

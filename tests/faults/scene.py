@@ -57,6 +57,7 @@ class Scene:
         snapshots: str = "30s",
         ends: float = 0.02,
         state: dict[str, Any] | None = None,
+        model: dict[str, Any] | None = None,
         seed: int = 5,
     ) -> None:
         self.name = f"app-{uuid.uuid4().hex[:8]}"
@@ -74,9 +75,11 @@ class Scene:
             "group": {"static": static, "session_timeout": session},
             "state": {"slots": 64, "snapshot_every": snapshots} | (state or {}),
         }
+        if model:
+            self._settings |= {"model": model, "postprocess": []}
         self._folder = Path(tempfile.mkdtemp(prefix="penstock-faults-"))
         self.config = load(self.path())
-        self.application = converted(self.config)
+        self.application = Application.from_config(self.config) if model else converted(self.config)
         self.transport = KafkaTransport({"bootstrap.servers": bootstrap})
         self.transport.admin().create(required_topics(self.config, PARTITIONS), 10.0)
         self.inputs = [Partition(self.config.input.topic, number) for number in range(PARTITIONS)]

@@ -8,6 +8,8 @@ import torch
 
 from service.app import Application
 from service.audit.history import OfferedStream, offered
+from service.audit.read import on_trust, read_letters
+from service.extent import EVERYTHING
 from service.restore import OWN_KEYS
 from service.state import Snapshot
 from service.streaming import Program, Ragged
@@ -22,12 +24,18 @@ States = dict[tuple[int, str], Snapshot]
 def wrong_states(application: Application, transport: Transport) -> list[str]:
     """The keys whose state differs, is missing or should not be there. All input must be committed, and the worker stopped."""
     config, reader = application.config, transport.reader()
+    failed = on_trust(read_letters(config.dead_letters.topic, reader, EVERYTHING))
     expected: States = {}
     found: States = {}
     for number in range(reader.partitions(config.input.topic, _TIMEOUT) or 0):
         partition = Partition(config.input.topic, number)
         low, high = reader.watermarks(partition, _TIMEOUT)
-        records = [batch for batch in reader.read(partition, low, high, _TIMEOUT) if len(batch)]
+        left_out = failed.get(number, set())
+        batches = [
+            batch.take([row for row, offset in enumerate(batch.offsets) if offset not in left_out])
+            for batch in reader.read(partition, low, high, _TIMEOUT)
+        ]
+        records = [batch for batch in batches if len(batch)]
         decoded = [(batch, application.decoder.decode(batch.keys, batch.values, batch.timestamps)) for batch in records]
         expected |= computed(application.program, offered(number, decoded, low).streams)
         found |= _left(reader, Partition(config.snapshot_topic, number))

@@ -118,7 +118,7 @@ def test_a_record_that_fails_its_step(scenes: Scenes, rounds: Rounds, judged: Ju
         successor.stop()
         report = play.verdict()
         assert report.on_trust == records
-        judged(play, 10, "a record that fails its step", records, states=False)
+        judged(play, 10, "a record that fails its step", records)
 
 
 BAD = 77
