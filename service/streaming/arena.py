@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from service.streaming.device.rounds import Rounds
 
 DUMMY_SLOT = 0
 WIDE = (torch.complex128, torch.float64)
@@ -94,8 +98,9 @@ class Scratch:
 class State:
     """What a program remembers of all streams; changed in place by `step`, `thaw`, `rollback`, `reset` and `resize`.
 
-    `frames [slots]` counts the frames each stream has fed; `stores` are the rings by value index, `hidden` the recurrences'
-    memories by node index, `program` the fingerprint of the program that made it.
+    `frames [slots]` counts the frames each stream has fed, always on the host; `stores` are the rings by value index, `hidden` the
+    recurrences' memories by node index, `program` the fingerprint of the program that made it, `rounds` what an
+    accelerator needs besides.
     """
 
     def __init__(
@@ -105,11 +110,22 @@ class State:
         like: Tensor,
         stores: dict[int, Store],
         hidden: dict[int, Float[Tensor, "slots S"]],
+        rounds: Rounds | None = None,
     ) -> None:
         self.program = program
         self.slots = slots
+        self.like = like
         self.device = like.device
-        self.frames: Int64[Tensor, "slots"] = torch.zeros(slots, dtype=torch.int64, device=like.device)
+        self.frames: Int64[Tensor, "slots"] = torch.zeros(slots, dtype=torch.int64)
         self.stores = stores
         self.hidden = hidden
         self.scratch = Scratch(like)
+        self.rounds = rounds
+
+    def send(self, *tensors: Tensor) -> list[Tensor]:
+        """Tensors of the host where the state is."""
+        return list(tensors) if self.rounds is None else self.rounds.staging.send(*tensors)
+
+    def fetch(self, *tensors: Tensor) -> list[Tensor]:
+        """Tensors of the state on the host."""
+        return list(tensors) if self.rounds is None else self.rounds.staging.fetch(*tensors)

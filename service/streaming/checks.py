@@ -33,8 +33,8 @@ def check_chunks(state: State, slots: Tensor, chunks: Ragged, final: Tensor | No
         raise ValueError(f"values have shape {list(values.shape)}; the program takes [N, {channels}]")
     if values.dtype != dtype:
         raise ValueError(f"values are {values.dtype}; the program takes {dtype}")
-    if values.device != state.device:
-        raise ValueError(f"values are on {values.device}; the state is on {state.device}")
+    if values.device != state.frames.device:
+        raise ValueError(f"values are on {values.device}; give them on {state.frames.device}, wherever the program computes")
     _integers("lengths", lengths, state)
     if len(lengths) != len(slots):
         raise ValueError(f"lengths has {len(lengths)} rows, slots has {len(slots)}")
@@ -43,14 +43,15 @@ def check_chunks(state: State, slots: Tensor, chunks: Ragged, final: Tensor | No
         raise ValueError(f"lengths[{row}] is {int(lengths[row])}; lengths are not negative")
     if int(lengths.sum()) != len(values):
         raise ValueError(f"lengths sum to {int(lengths.sum())}; values has {len(values)} rows")
-    if final is not None and (final.dtype != torch.bool or final.shape != slots.shape or final.device != state.device):
+    host = state.frames.device
+    if final is not None and (final.dtype != torch.bool or final.shape != slots.shape or final.device != host):
         raise ValueError(
-            f"final is {final.dtype} {list(final.shape)} on {final.device}; it must be bool {list(slots.shape)} on {state.device}"
+            f"final is {final.dtype} {list(final.shape)} on {final.device}; it must be bool {list(slots.shape)} on {host}"
         )
 
 
 def _integers(name: str, tensor: Tensor, state: State) -> None:
     if tensor.dtype != torch.int64 or tensor.ndim != 1:
         raise ValueError(f"{name} is {tensor.dtype} with shape {list(tensor.shape)}; it must be int64 with one dimension")
-    if tensor.device != state.device:
-        raise ValueError(f"{name} is on {tensor.device}; the state is on {state.device}")
+    if tensor.device != state.frames.device:
+        raise ValueError(f"{name} is on {tensor.device}; give it on {state.frames.device}, wherever the program computes")

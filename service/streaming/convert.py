@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from service.streaming.device import Accelerator
 from service.streaming.graph import Graph
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Batched, Windowed
@@ -25,6 +26,7 @@ def convert(
     max_step: int = DEFAULT_MAX_STEP,
     numerics: str | Numerics = Numerics.EXACT,
     precision: str | Precision = Precision.FLOAT32,
+    accelerator: Accelerator | None = None,
 ) -> Program:
     """The streaming form of `module`, which maps `[B, C, T]` (or `[B, T, C]`) to the same layout.
 
@@ -37,7 +39,7 @@ def convert(
     numerics, precision = Numerics(numerics), Precision(precision)
     graph = Trace(module, channels, Layout(layout), numerics).run()
     apply(precision, [node.operator for node in graph.nodes])
-    return Program(plan(graph), numerics, _bounded(graph, max_step), precision)
+    return Program(plan(graph), numerics, _bounded(graph, max_step), precision, accelerator)
 
 
 def _bounded(graph: Graph, frames: int) -> int:

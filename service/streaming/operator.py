@@ -203,9 +203,12 @@ class Banded(Operator):
         return self.band
 
     @abstractmethod
-    def compute(self, values: Float[Tensor, "P band+tile-1 C_in"], first: Int64[Tensor, "P"]) -> Float[Tensor, "P tile C"]:
+    def compute(
+        self, values: Float[Tensor, "P band+tile-1 C_in"], first: Int64[Tensor, "P"], begins: bool | None = None
+    ) -> Float[Tensor, "P tile C"]:
         """Tiles of outputs, from what they read and the index of each tile's first output.
 
+        `begins` says whether a tile may reach beyond its stream's beginning; None where `first` may be looked at for that.
         Zeros stand for what lies before the stream, after its last element so far, or before the band of its first new output; the
         outputs that would need more are not used.
         """

@@ -14,8 +14,12 @@ from service.streaming import report, snapshot
 from service.streaming.admission import Admission
 from service.streaming.arena import State, Store
 from service.streaming.checks import check_chunks, check_slots
+from service.streaming.device.accelerator import Accelerator
+from service.streaming.device.levels import Cutter, levels_of
+from service.streaming.device.rounds import Rounds
 from service.streaming.execution import from_ring, prepare, run
 from service.streaming.fingerprint import fingerprint, state_fingerprint
+from service.streaming.graph import Value
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Recurrence
 from service.streaming.plan import Plan
@@ -31,18 +35,28 @@ KEPT = 31 << 20  # bytes
 class Program:
     """A network over ragged streams. Made by `convert`; holds no state of any stream."""
 
-    def __init__(self, plan: Plan, numerics: Numerics, max_step: int, precision: Precision = Precision.FLOAT32) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        numerics: Numerics,
+        max_step: int,
+        precision: Precision = Precision.FLOAT32,
+        accelerator: Accelerator | None = None,
+    ) -> None:
         self.plan = plan
         self.graph = plan.graph
         self.numerics = numerics
         self.precision = precision
         self.max_step = max_step
-        self.device = torch.device("cpu")
+        self.accelerator = accelerator
+        self.device = torch.device("cpu") if accelerator is None else accelerator.device
         self.dtype = torch.float32
         self.threads = torch.get_num_threads()
         assert self.graph.output is not None
         self.output = self.graph.output
-        self.steps = prepare(plan, numerics is Numerics.FAST and precision is Precision.FLOAT32)
+        dense = numerics is Numerics.FAST and precision is Precision.FLOAT32 and accelerator is None
+        self.steps = prepare(plan, dense)
+        self.cutter = None if accelerator is None else Cutter(plan, levels_of(plan, max_step, numerics is Numerics.EXACT))
         self.admission = Admission(self.graph)
         self._accepts = self.graph.accepts()
         self.fingerprint = fingerprint(self)
@@ -121,23 +135,23 @@ class Program:
 
     # State
 
-    def new_state(self, slots: int, device: str | torch.device = "cpu") -> State:
-        """An arena for streams in slots 1 … slots - 1; slot 0 is the dummy slot.
+    def new_state(self, slots: int, device: str | torch.device | None = None) -> State:
+        """An arena for streams in slots 1 … slots - 1 on the program's device; slot 0 is the dummy slot.
 
         Raises ValueError for a device other than the program's, and when the number of threads is no longer the one that `exact`
         was established for.
         """
-        if torch.device(device) != self.device:
+        if device is not None and torch.device(device) != self.device:
             raise ValueError(f"device is {str(device)!r}; this program computes on {str(self.device)!r}")
         if self.numerics is Numerics.EXACT and torch.get_num_threads() != self.threads:
             raise ValueError(
                 f"torch runs with {torch.get_num_threads()} threads, and with {self.threads} when the program was converted; "
                 "other threads give other bits. Call torch.set_num_threads before convert."
             )
-        like = torch.empty(0, dtype=self.dtype, device=device)
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
         _keep_memory()
         stores = {
-            index: Store(slots, depth, value.channels, value.timeline.most_per(self.max_step), self.plan.fills, like)
+            index: Store(slots, depth, value.channels, self._staged(value), self.plan.fills, like)
             for index, depth in self.plan.depth.items()
             for value in [self.graph.values[index]]
         }
@@ -146,19 +160,28 @@ class Program:
             for step in self.steps
             if isinstance(step.node.operator, Recurrence)
         }
-        return State(self.fingerprint, slots, like, stores, hidden)
+        rounds = None
+        if self.accelerator is not None and self.cutter is not None:
+            rounds = Rounds(self.graph, self.steps, self.cutter, self.accelerator, torch.empty(0, self.channels))
+        return State(self.fingerprint, slots, like, stores, hidden, rounds)
+
+    def _staged(self, value: Value) -> int:
+        """How many new rows of a value there is room for; on the CPU that may grow."""
+        return value.timeline.most_per(self.max_step) if self.cutter is None else self.cutter.levels[-1].of(value)
 
     def resize(self, state: State, slots: int) -> None:
         """Grows the arena in place to `slots` rows; every stream keeps its state."""
         if slots < state.slots:
             raise ValueError(f"the state has {state.slots} slots; it can grow but not shrink to {slots}")
-        fresh = self.new_state(slots - state.slots, state.device)
+        fresh = self.new_state(slots - state.slots)
         state.frames = torch.cat([state.frames, fresh.frames])
         for store in state.stores.values():
             store.resize(slots)
         for index, rows in fresh.hidden.items():
             state.hidden[index] = torch.cat([state.hidden[index], rows])
         state.slots = slots
+        if state.rounds is not None:
+            state.rounds.moved()
 
     def reset(self, state: State, slots: Int64[Tensor, "B"]) -> None:
         """Forgets the streams in `slots`; the next frames there begin new ones."""
@@ -224,7 +247,10 @@ class Program:
         self.admission.check(chunks, slots, before)
         whole = Turn(slots, before, after, final)
         span = whole.span(self.output)
-        if len(chunks.values) <= self.max_step:
+        if state.rounds is not None:
+            values = torch.cat([chunks.values.new_empty(0, self.out_channels), *state.rounds.step(state, whole, chunks.values)])
+            self._advance(state, whole)
+        elif len(chunks.values) <= self.max_step:
             values = self._round(state, whole, chunks.values)
         else:
             rounds = pieces(whole, chunks.lengths, self.max_step)
@@ -246,18 +272,24 @@ class Program:
         store = state.stores.get(0)
         rows = {0: values if store is None else store.stage(len(values)).copy_(values)}
         run(self.steps, state, turn, rows)
-        state.frames.index_copy_(0, turn.slots, turn.after)
-        if turn.final is not None:
-            self._forget(state, turn.slots[turn.final])
+        self._advance(state, turn)
         output = rows[self.output.index]
         return output.clone() if _shares_memory(output, [values, *(store.rows for store in state.stores.values())]) else output
 
+    def _advance(self, state: State, turn: Turn) -> None:
+        state.frames.index_copy_(0, turn.slots, turn.after)
+        if turn.final is not None:
+            self._forget(state, turn.slots[turn.final])
+
     def _forget(self, state: State, slots: Tensor) -> None:
         state.frames.index_fill_(0, slots, 0)
+        if not state.hidden:
+            return
+        (at,) = state.send(slots)
         for step in self.steps:
             operator = step.node.operator
             if isinstance(operator, Recurrence):
-                state.hidden[step.node.output.index].index_copy_(0, slots, operator.initial.to(state.device).expand(len(slots), -1))
+                state.hidden[step.node.output.index].index_copy_(0, at, operator.initial.to(state.device).expand(len(slots), -1))
 
     @torch.no_grad()
     def _rebuild(self, state: State, slots: Int64[Tensor, "B"]) -> None:
@@ -265,6 +297,9 @@ class Program:
         if not len(slots):
             return
         frames = state.frames.index_select(0, slots)
+        if state.rounds is not None:
+            state.rounds.rebuild(state, WarmTurn(slots, frames, self.plan.warm))
+            return
         read = frames.clamp(max=self.history).cumsum(0)
         _, counts = torch.unique_consecutive(read // max(1, self.max_step - self.history), return_counts=True)
         for part in torch.split(slots, counts.tolist()):

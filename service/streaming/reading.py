@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from service.streaming.addresses import MOST_TAPS, SIGN, Group, origins
+from service.streaming.addresses import MOST_TAPS, SIGN, Group, Origins, origins
 from service.streaming.arena import State
 from service.streaming.graph import View
 from service.streaming.operator import Banded, Batched, Edge, Window, Windowed, Windows
@@ -47,7 +47,7 @@ class Reading:
         """The elements read, window after window; valid until the next node reads."""
         if self.in_place and out is turn.span(self.view.value):
             return self.packed(rows)
-        addresses = self._addresses(turn, out, state)
+        addresses = self.addresses(turn, out, state)
         store = state.stores.get(self.view.value.index)
         room = state.scratch.rows(self.lane, len(addresses), self.view.channels)
         return torch.index_select(self.packed(rows) if store is None else store.rows, 0, addresses, out=room)
@@ -62,9 +62,13 @@ class Reading:
 
     def batches(self, turn: Turn, out: Span, portions: Iterable[int], rows: Rows, state: State) -> Iterator[Windows]:
         """The windows of the output elements, portion after portion; all of what they read is data."""
+        at = origins(turn, out, turn.span(self.view.value), self.window.stride, self.window.per)
+        return self.batches_from(at, out, portions, rows, state)
+
+    def batches_from(self, at: Origins, out: Span, portions: Iterable[int], rows: Rows, state: State) -> Iterator[Windows]:
+        """The same, of windows whose origins are known already."""
         value = self.view.value
         store = state.stores.get(value.index)
-        at = origins(turn, out, turn.span(value), self.window.stride, self.window.per)
         offsets = torch.tensor(self.offsets, dtype=WORD, device=at.ahead.device)
         first = 0
         for count in portions:
@@ -84,23 +88,30 @@ class Reading:
         self, turn: Turn, out: Span, operator: Banded, rows: Rows, state: State
     ) -> Iterator[tuple[Float[Tensor, "P k C"], Int64[Tensor, "P"]]]:
         """What the tiles of the output elements read, some tiles at a time, and the index of each tile's first element."""
+        store = state.stores[self.view.value.index]
+        addresses, first = self.tile_addresses(turn, out, operator, state)
+        count = max(1, PIECE // (self.taps * self.view.channels))
+        for some, beginning in zip(torch.split(addresses, count), torch.split(first, count), strict=True):
+            room = state.scratch.rows(self.lane, some.numel(), self.view.channels)
+            values = torch.index_select(store.rows, 0, some.reshape(-1), out=room)
+            yield values.view(len(some), self.taps, self.view.channels), beginning
+
+    def tile_addresses(
+        self, turn: Turn, out: Span, operator: Banded, state: State
+    ) -> tuple[Int[Tensor, "P k"], Int64[Tensor, "P"]]:
+        """The rows that the tiles of the output elements read, and the index of each tile's first element."""
         band, size = operator.band, operator.tile
         tiles = out.tiles(size)
-        store = state.stores[self.view.value.index]
-        addresses = self._addresses(turn, tiles, state).view(tiles.rows, self.taps)
+        addresses = self.addresses(turn, tiles, state).view(tiles.rows, self.taps)
         first = tiles.index * size
-        nothing = store.fills.index(self.fill)
+        nothing = state.stores[self.view.value.index].fills.index(self.fill)
         edge = torch.arange(size - 1, device=first.device)
         # A tile has older elements than its first new output reads, and newer ones than there are yet: whatever memory holds there.
         oldest = (out.start - (band - 1)).index_select(0, tiles.owner) - (first - (band - 1))
         addresses[:, : size - 1].masked_fill_(edge < oldest.unsqueeze(1), nothing)
         newest = out.stop.index_select(0, tiles.owner) - (first + 1)
         addresses[:, band:].masked_fill_(edge >= newest.unsqueeze(1), nothing)
-        count = max(1, PIECE // (self.taps * self.view.channels))
-        for some, beginning in zip(torch.split(addresses, count), torch.split(first, count), strict=True):
-            room = state.scratch.rows(self.lane, some.numel(), self.view.channels)
-            values = torch.index_select(store.rows, 0, some.reshape(-1), out=room)
-            yield values.view(len(some), self.taps, self.view.channels), beginning
+        return addresses, first
 
     def expanded(self, turn: Turn, out: Span, made: Float[Tensor, "F C"], factor: int) -> Float[Tensor, "M C"]:
         """Of the elements made from all new input rows, those that the output needs; all of them, except when rings are rebuilt."""
@@ -109,7 +120,8 @@ class Reading:
         into = turn.span(self.view.value)
         return made.index_select(0, out.index + into.to_stage.index_select(0, out.owner) * factor)
 
-    def _addresses(self, turn: Turn, out: Span, state: State) -> Tensor:
+    def addresses(self, turn: Turn, out: Span, state: State) -> Int[Tensor, "M*k"]:
+        """The rows of its store, or of its packed input where that has no store, window after window."""
         # Rings that are rebuilt each begin elsewhere.
         group = self.alone if isinstance(turn, WarmTurn) else self.group
         found = turn.shared.get(group)

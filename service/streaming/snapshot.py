@@ -38,20 +38,22 @@ class Checkpoint:
 
 
 def take(plan: Plan, state: State, slots: Int64[Tensor, "B"]) -> Checkpoint:
+    (at,) = state.send(slots)
     return Checkpoint(
         slots.clone(),
         state.frames.index_select(0, slots),
-        {index: state.stores[index].per_slot.index_select(0, slots) for index, tail in plan.tails.items() if tail},
-        {index: hidden.index_select(0, slots) for index, hidden in state.hidden.items()},
+        {index: state.stores[index].per_slot.index_select(0, at) for index, tail in plan.tails.items() if tail},
+        {index: hidden.index_select(0, at) for index, hidden in state.hidden.items()},
     )
 
 
 def put_back(state: State, checkpoint: Checkpoint) -> None:
+    (at,) = state.send(checkpoint.slots)
     state.frames.index_copy_(0, checkpoint.slots, checkpoint.frames)
     for index, rings in checkpoint.rings.items():
-        state.stores[index].per_slot.index_copy_(0, checkpoint.slots, rings)
+        state.stores[index].per_slot.index_copy_(0, at, rings)
     for index, hidden in checkpoint.hidden.items():
-        state.hidden[index].index_copy_(0, checkpoint.slots, hidden)
+        state.hidden[index].index_copy_(0, at, hidden)
 
 
 def tail_spans(plan: Plan, frames: Int64[Tensor, "B"]) -> dict[int, Span]:
@@ -67,13 +69,16 @@ def tail_spans(plan: Plan, frames: Int64[Tensor, "B"]) -> dict[int, Span]:
 def freeze(plan: Plan, fingerprint: str, state: State, slots: Int64[Tensor, "B"]) -> list[bytes]:
     """One snapshot per slot; the slots stay as they are."""
     frames = state.frames.index_select(0, slots)
-    parts = []
-    for index, span in tail_spans(plan, frames).items():
-        store = state.stores[index]
-        tail = store.ring.index_select(0, span.ring_rows(slots, store.depth)).cpu().numpy()
-        parts.append((tail, [0, *span.ends.tolist()]))
+    spans = tail_spans(plan, frames)
+    stores = [state.stores[index] for index in spans]
+    at, *places = state.send(
+        slots, *(span.ring_rows(slots, store.depth) for span, store in zip(spans.values(), stores, strict=True))
+    )
+    tails = [store.ring.index_select(0, rows) for store, rows in zip(stores, places, strict=True)]
+    held = state.fetch(*tails, *(hidden.index_select(0, at) for hidden in state.hidden.values()))
     one_each = list(range(len(slots) + 1))
-    parts.extend((hidden.index_select(0, slots).cpu().numpy(), one_each) for hidden in state.hidden.values())
+    ends = [[0, *span.ends.tolist()] for span in spans.values()] + [one_each] * len(state.hidden)
+    parts = [(rows.numpy(), begins) for rows, begins in zip(held, ends, strict=True)]
     mark = bytes.fromhex(fingerprint)
     snapshots = []
     for row, count in enumerate(frames.tolist()):
@@ -107,15 +112,18 @@ def thaw(plan: Plan, fingerprint: str, state: State, slots: Int64[Tensor, "B"], 
         for row, length in enumerate(lengths):
             pieces.append(numbers[row][at[row] : at[row] + length * channels])
             at[row] += length * channels
-        return torch.from_numpy(np.concatenate(pieces)).view(-1, channels).to(state.device)
+        return torch.from_numpy(np.concatenate(pieces)).view(-1, channels)
 
-    state.frames.index_copy_(0, slots, frames.to(state.device))
-    for index, span in spans.items():
-        store = state.stores[index]
-        rows = next_rows(span.lengths.tolist(), store.channels)
-        store.ring.index_copy_(0, span.ring_rows(slots.cpu(), store.depth).to(state.device), rows)
-    for hidden in state.hidden.values():
-        hidden.index_copy_(0, slots, next_rows([1] * len(data), hidden.shape[1]))
+    stores = [state.stores[index] for index in spans]
+    tails = [next_rows(span.lengths.tolist(), store.channels) for span, store in zip(spans.values(), stores, strict=True)]
+    memories = [next_rows([1] * len(data), hidden.shape[1]) for hidden in state.hidden.values()]
+    places = [span.ring_rows(slots, store.depth) for span, store in zip(spans.values(), stores, strict=True)]
+    there, *sent = state.send(slots, *places, *tails, *memories)
+    state.frames.index_copy_(0, slots, frames)
+    for store, rows, tail in zip(stores, sent, sent[len(stores) :], strict=False):
+        store.ring.index_copy_(0, rows, tail)
+    for hidden, memory in zip(state.hidden.values(), sent[2 * len(stores) :], strict=True):
+        hidden.index_copy_(0, there, memory)
 
 
 def check(row: int, blob: bytes, fingerprint: str) -> int:

@@ -206,10 +206,10 @@ class WarmTurn(Turn):
 
     def __init__(self, slots: Int64[Tensor, "B"], frames: Int64[Tensor, "B"], warm: dict[int, Count]) -> None:
         super().__init__(slots, frames, frames, None)
-        self._warm = warm
+        self.warm = warm
 
     def _make_span(self, value: Value) -> Span:
-        warm = self._warm[value.index]
+        warm = self.warm[value.index]
         key = (warm, value.timeline.ready)
         span = self._spans.get(key)
         if span is None:

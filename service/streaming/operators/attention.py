@@ -68,9 +68,11 @@ class Attention(Banded):
                 "on this machine. Convert with numerics='fast', or choose another number of channels."
             )
 
-    def compute(self, values: Float[Tensor, "P k C_in"], first: Int64[Tensor, "P"]) -> Float[Tensor, "P tile C"]:
+    def compute(
+        self, values: Float[Tensor, "P k C_in"], first: Int64[Tensor, "P"], begins: bool | None = None
+    ) -> Float[Tensor, "P tile C"]:
         mask = self.mask.unsqueeze(0)
-        if bool((first < self.band - 1).any()):
+        if begins or (begins is None and bool((first < self.band - 1).any())):
             index = first.unsqueeze(1) + torch.arange(1 - self.band, self.tile, device=first.device)
             mask = mask.masked_fill((index < 0).view(len(first), 1, 1, -1), -torch.inf)
         return attend(values, mask, self.tile, self.heads, self.groups, self.depth, self.width, self.scale)

@@ -1,0 +1,65 @@
+"""A capture on the CPU as strict as a GPU's: operations are recorded once and repeated on the same memory, without any Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from service.streaming.device import StandIn
+
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "bincount", "item")
+"""Operations that wait for the device, or whose result has a shape that depends on data."""
+
+
+class Recorder(StandIn):
+    """Refuses to capture what a GPU could not."""
+
+    def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
+        recording = _Recording()
+        with recording:
+            launches()
+        self.captured += 1
+        return recording.replay
+
+
+class _Recording(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, list[Tensor]]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = function.overloadpacket.__name__
+        if name in WAITS:
+            raise AssertionError(f"{name} in a captured part")
+        if name == "lift_fresh" and args[0].numel() > 1:
+            raise AssertionError("numbers of the host become a tensor in a captured part")
+        made = function(*args, **kwargs)
+        outputs = [made] if isinstance(made, Tensor) else [each for each in made or () if isinstance(each, Tensor)]
+        read = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs)) if tensor.numel()}
+        fresh = [output for output in outputs if output.numel() and output.untyped_storage().data_ptr() not in read]
+        if fresh or function._schema.is_mutable:
+            # A view of static memory stays one; all else is computed again.
+            self.calls.append((function, args, kwargs, outputs))
+        return made
+
+    def replay(self) -> None:
+        for function, args, kwargs, outputs in self.calls:
+            made = function(*args, **kwargs)
+            again = [made] if isinstance(made, Tensor) else [each for each in made or () if isinstance(each, Tensor)]
+            for output, result in zip(outputs, again, strict=True):
+                if result is not output and result.data_ptr() != output.data_ptr():
+                    output.copy_(result)
+
+
+def _tensors(found: Any) -> list[Tensor]:
+    if isinstance(found, Tensor):
+        return [found]
+    if isinstance(found, dict):
+        return [tensor for value in found.values() for tensor in _tensors(value)]
+    if isinstance(found, list | tuple):
+        return [tensor for value in found for tensor in _tensors(value)]
+    return []
