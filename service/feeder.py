@@ -76,9 +76,11 @@ class Feeder:
     def feed(self, records: Sequence[RecordBatch], schedule: Schedule, epoch: Epoch) -> None:
         """Feed new input and publish what it completes. Raises `StepFailed`."""
         self._metrics.consumed(self._topic, sum(map(len, records)), schedule.samples)
-        letters = list(schedule.letters)
+        found = list(schedule.letters)
         for batch in self._scheduler.batches(schedule, live=True):
-            letters += self._step(batch, records, epoch)
+            found += self._step(batch, records, epoch)
+        # Both of the predictions that a record may lead to can be too large.
+        letters = list({(letter.records.partition, letter.records.offsets[letter.row]): letter for letter in found}.values())
         for letter in letters:
             epoch.dead_letter(letter.records, letter.row, letter.refusal)
         for reason, count in Counter(letter.refusal.reason for letter in letters).items():

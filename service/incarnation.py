@@ -34,8 +34,8 @@ class Incarnation:
         publisher.flush(timeout)
 
     def superseded(self, timeout: float) -> bool:
-        """Whether a newer process of this instance has signed. Reads the register from where this process signed it; what others
-        have written there since is small beside the topic. Raises `TransportUnavailable`."""
+        """Whether a newer process of this instance has signed. Reads what the register's partition got since this was last asked.
+        Raises `TransportUnavailable`."""
         reader = self._transport.reader(Isolation.READ_UNCOMMITTED)  # signatures stand outside transactions
         try:
             low, high = reader.watermarks(self._register, timeout)
@@ -46,4 +46,7 @@ class Incarnation:
                         latest = value
         finally:
             reader.close()
-        return latest != SIGNED + self.name.encode()
+        if latest != SIGNED + self.name.encode():
+            return True
+        self._since = high
+        return False

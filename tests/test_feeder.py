@@ -11,7 +11,7 @@ from torch import nn
 from service.app import Application
 from service.transport.memory import Fault
 from tests.applications import chunk, configured
-from tests.cluster import Cluster, audited
+from tests.cluster import Cluster, audited, letters
 
 
 def test_bad_records_become_dead_letters_and_harm_nobody(cluster: Cluster) -> None:
@@ -22,9 +22,9 @@ def test_bad_records_become_dead_letters_and_harm_nobody(cluster: Cluster) -> No
     cluster.produce(b"a", 5)
     cluster.work()
     assert audited(cluster) == 2
-    letters = cluster.read("app.dead-letters")
-    assert sorted(headers["penstock.error"] or b"" for _, _, headers in letters) == [b"decode", b"empty", b"shape"]
-    key, value, headers = next(letter for letter in letters if letter[2]["penstock.error"] == b"decode")
+    found = cluster.read("app.dead-letters")
+    assert sorted(headers["penstock.error"] or b"" for _, _, headers in found) == [b"decode", b"empty", b"shape"]
+    key, value, headers = next(letter for letter in found if letter[2]["penstock.error"] == b"decode")
     assert (key, value) == (b"a", b"{broken")
     assert headers["penstock.topic"] == b"in"
     assert headers["penstock.offset"] == b"1"
@@ -41,6 +41,40 @@ def test_a_prediction_too_large_for_its_topic_becomes_a_dead_letter(tmp_path: Pa
     [(key, value, headers)] = cluster.read("app.dead-letters")
     assert (key, value, headers["penstock.error"]) == (b"a", None, b"output_too_large")
     assert int(headers["penstock.value_bytes"] or 0) > 500
+
+
+class Wide(nn.Conv1d):
+    """Looks ahead by fifty samples, so that a stream's end brings out as many outputs."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 1, 101, padding=50)
+
+
+def test_a_record_whose_predictions_are_too_large_is_one_dead_letter(tmp_path: Path) -> None:
+    """It ends a stream by its rate and begins another: two predictions, neither of which can be published."""
+    settings = {"model": {"factory": f"{__name__}:Wide"}, "postprocess": [], "limits": {"output_bytes": 400}}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        cluster = Cluster({"one": Application.from_config(configured(tmp_path, **settings))})
+    cluster.start("one")
+    cluster.produce(b"a", 60)
+    cluster.publish(b"a", chunk(cluster.now * 1000, 100, seed=3)[:-1] + b',"rate":500}')
+    cluster.work()
+    assert audited(cluster) == 1
+    assert letters(cluster) == [(b"a", b"output_too_large")]
+
+
+def test_of_two_predictions_the_small_one_is_published(tmp_path: Path) -> None:
+    settings = {"model": {"factory": f"{__name__}:Wide"}, "postprocess": [], "limits": {"output_bytes": 1100}}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        cluster = Cluster({"one": Application.from_config(configured(tmp_path, **settings))})
+    cluster.start("one")
+    cluster.produce(b"a", 60)
+    cluster.publish(b"a", chunk(cluster.now * 1000, 200, seed=3)[:-1] + b',"rate":500}')
+    cluster.work()
+    assert audited(cluster) == 2
+    assert letters(cluster) == [(b"a", b"output_too_large")]
 
 
 class Short(nn.Conv1d):

@@ -47,15 +47,15 @@ class KafkaSink:
     def open(self, timeout: float) -> None:
         self._began = _now()
         try:
-            self._call("opening", self._producer.init_transactions, timeout=timeout)
+            self._call("opening", _in_time(self._producer.init_transactions), timeout=timeout)
         except TimeoutError:
             self._check_usable()
             error = KafkaError(KafkaError._TIMED_OUT)
             raise self._trouble.unavailable(f"transactional id {self._transactional_id!r}", error) from None
 
     def begin(self) -> None:
-        self._check_usable()
-        self._send_error = None
+        self._serve()
+        self._send_error = None  # what is reported only now belongs to a transaction that has ended
         self._began = _now()
         try:
             self._call("beginning a transaction", self._producer.begin_transaction)
@@ -141,7 +141,7 @@ class KafkaSink:
     def _send(self, positions: list[TopicPartition], group: KafkaToken, seconds: float) -> None:
         # After a lost connection this call may not come back, whatever its timeout (docs/adr/0021-transport-bounded-calls.md).
         try:
-            bounded(lambda: self._producer.send_offsets_to_transaction(positions, group.metadata, seconds), seconds + _GRACE)
+            _in_time(lambda limit: self._producer.send_offsets_to_transaction(positions, group.metadata, limit))(seconds)
         except TimeoutError:
             self._broken = OutcomeUnknown(f"{self._transactional_id}: sending offsets: the client does not come back")
             raise self._broken from None
@@ -153,7 +153,7 @@ class KafkaSink:
 
     def _finish(self, what: str, call: Callable[[float], None], timeout: float) -> None:
         try:
-            self._call(what, call, timeout=timeout)
+            self._call(what, _in_time(call), timeout=timeout)
         except TimeoutError:
             self._broken = OutcomeUnknown(f"{self._transactional_id}: {what}: no answer within {timeout:.1f} s")
             raise self._broken from None
@@ -184,15 +184,24 @@ class KafkaSink:
         return found
 
     def _check_usable(self, wait: float = 0.0) -> None:
-        """Serve librdkafka's callbacks, and raise what has gone wrong so far."""
+        """Raises what has gone wrong so far."""
+        self._serve(wait)
+        if self._send_error is not None:
+            raise self._send_error
+
+    def _serve(self, wait: float = 0.0) -> None:
+        """librdkafka's callbacks."""
         if self._broken is not None:
             raise self._broken
         try:
             self._producer.poll(wait)
         except KafkaException as error:  # a fatal error
             raise self._classified("writing", reason(error)) from None
-        if self._send_error is not None:
-            raise self._send_error
 
     def _on_failed_delivery(self, error: KafkaError, message: Any) -> None:
         self._send_error = self._send_error or delivery_error(error, message.topic())
+
+
+def _in_time(call: Callable[[float], None]) -> Callable[[float], None]:
+    """The call, given up with `TimeoutError` where it outlasts the seconds that it is given."""
+    return lambda seconds: bounded(lambda: call(seconds), seconds + _GRACE)

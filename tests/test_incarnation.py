@@ -1,0 +1,42 @@
+"""The register of an instance's processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from service.incarnation import Incarnation
+from service.transport.interface import Partition, RecordBatch, TopicDescription
+from service.transport.memory import MemoryLog, MemoryTransport
+from service.transport.memory.reader import MemoryReader
+
+
+def test_the_newest_is_found_and_nothing_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[int] = []
+    read = MemoryReader.read
+
+    def noted(self: MemoryReader, partition: Partition, start: int, stop: int, timeout: float) -> Iterator[RecordBatch]:
+        starts.append(start)
+        return read(self, partition, start, stop, timeout)
+
+    monkeypatch.setattr(MemoryReader, "read", noted)
+    transport = MemoryTransport(MemoryLog())
+    transport.admin().create([TopicDescription("snapshots", 1)], 1.0)
+    reader, publisher = transport.reader(), transport.publisher()
+    publisher.publish("snapshots", b"a snapshot", key=b"a")
+    older, other = (Incarnation(transport, "snapshots", name) for name in ("one", "two"))
+    older.sign(reader, 1.0)
+    other.sign(reader, 1.0)
+    for _ in range(5):
+        publisher.publish("snapshots", b"a snapshot", key=b"a")
+    assert not older.superseded(1.0)
+    publisher.publish("snapshots", b"a snapshot", key=b"a")
+    assert not older.superseded(1.0)
+    assert starts == [1, 8]
+    newer = Incarnation(transport, "snapshots", "one")
+    newer.sign(reader, 1.0)
+    assert older.superseded(1.0)
+    assert older.superseded(1.0)
+    assert not newer.superseded(1.0)
+    assert not other.superseded(1.0)
