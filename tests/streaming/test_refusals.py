@@ -93,6 +93,12 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "lookup clamped too far": (lambda x: F.embedding(F.max_pool1d(x, 2).long().clamp(0, 6), TABLE), r".clamp(0, 5)"),
     "lookup clamped before a NaN is cast": (lambda x: F.embedding(F.max_pool1d(x, 2).clamp(0, 5).long(), TABLE), "clamp"),
     "one_hot of what there is": (lambda x: F.one_hot(x.long()), "num_classes"),
+    "every frame with every other one": (lambda x: x.mT @ x, "scaled_dot_product_attention"),
+    "product over time": (lambda x: x @ x.mT, "matmul that sums over time"),
+    "sum over time by einsum": (lambda x: torch.einsum("bct->bc", x), "einsum that sums over time"),
+    "weights of a fixed number of frames": (lambda x: torch.einsum("bct,ts->bcs", x, torch.ones(8, 8)), "weighs frames by"),
+    "diagonal": (lambda x: torch.einsum("bcct->bct", x.unflatten(1, (2, 2))), "once in each term"),
+    "product of other sizes": (lambda x: torch.ones(3, 3) @ x, "matmul of [B, 4, T] and [3, 3]"),
     "power of a value": (lambda x: x.abs() ** x, "pow with a computed exponent"),
     "difference over the batch": (lambda x: x.diff(dim=0), "a slice of the batch"),
 }
