@@ -99,6 +99,13 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "weights of a fixed number of frames": (lambda x: torch.einsum("bct,ts->bcs", x, torch.ones(8, 8)), "weighs frames by"),
     "diagonal": (lambda x: torch.einsum("bcct->bct", x.unflatten(1, (2, 2))), "once in each term"),
     "product of other sizes": (lambda x: torch.ones(3, 3) @ x, "matmul of [B, 4, T] and [3, 3]"),
+    "image without frequencies": (lambda x: F.conv2d(x, WEIGHT[None]), "[B, C, F, T]"),
+    "image of other channels": (lambda x: F.conv2d(x.unflatten(1, (2, 2)), WEIGHT[None]), "takes 4"),
+    "image of too few frequencies": (lambda x: F.conv2d(x.unsqueeze(2), WEIGHT[None]), "conv2d of 1 frequencies"),
+    "time pooled away": (lambda x: F.adaptive_avg_pool2d(x.unsqueeze(1), 1), "over time"),
+    "frequencies that cannot be divided": (lambda x: F.adaptive_avg_pool2d(x.unsqueeze(1), (3, None)), "divides"),
+    "more frames by an image": (lambda x: F.conv_transpose2d(x.unsqueeze(2), WEIGHT[:, :, None], stride=(1, 2)), "ConvTranspose1d"),
+    "mirrored channels": (lambda x: F.pad(x.unsqueeze(1), (0, 0, 1, 1), mode="reflect"), "reflect padding of channels"),
     "power of a value": (lambda x: x.abs() ** x, "pow with a computed exponent"),
     "difference over the batch": (lambda x: x.diff(dim=0), "a slice of the batch"),
 }

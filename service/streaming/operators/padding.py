@@ -1,14 +1,19 @@
-"""Padding with the signal's own edge: replicated or reflected."""
+"""Padding with the signal's own edge, replicated or reflected; padding of channels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from service.streaming.operator import Edge, Flags, Window, Windowed, Windows
+from service.streaming.axes import Kind, factor
+from service.streaming.operator import Edge, Flags, Pointwise, Window, Windowed, Windows
+from service.streaming.operators.arithmetic import part
+from service.streaming.operators.dimensions import factors_of
 from service.streaming.symbol import Symbol
 from service.streaming.timeline import Count, Frames, Timeline
 from service.streaming.tracing import Trace
@@ -48,6 +53,42 @@ class EdgePadding(Windowed):
     def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
         rows = windows.values.squeeze(1)
         return rows if out is None else out.copy_(rows)
+
+
+class Border(Pointwise):
+    """A dimension of channels with `sides` more of them before and behind it."""
+
+    name = "border"
+
+    def __init__(self, outer: int, size: int, inner: int, sides: tuple[int, int], fill: float) -> None:
+        self.shape = (outer, size, inner)
+        self.sides = sides
+        self.fill = fill
+        self.channels = outer * (size + sum(sides)) * inner
+
+    def compute(self, rows: Sequence[Float[Tensor, "M C_in"]], out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
+        made = F.pad(rows[0].reshape(len(rows[0]), *self.shape), (0, 0, *self.sides), value=self.fill).flatten(1)
+        return made if out is None else out.copy_(made)
+
+    def describe(self) -> str:
+        return f"border({self.shape}, {self.sides}, {self.fill})"
+
+
+def pad_channels(trace: Trace, symbol: Symbol, place: int, sides: tuple[int, int], fill: float) -> Symbol:
+    """The symbol with more steps of a dimension of channels, or fewer where `sides` are negative."""
+    size = symbol.axes.each[place].size
+    first, last = (max(0, -side) for side in sides)
+    if first + last >= size:
+        trace.refuse(f"padding of {size} channels by {sides}", "Keep one at least.")
+    symbol = part(trace, symbol, slice(first, size - last), place)
+    more = (max(0, sides[0]), max(0, sides[1]))
+    if not any(more):
+        return symbol
+    sizes = [axis.size for axis in symbol.axes.each if axis.kind is Kind.FACTOR]
+    at = factors_of(symbol.axes).index(place)
+    operator = Border(prod(sizes[:at]), sizes[at], prod(sizes[at + 1 :]), more, fill)
+    axes = symbol.axes.replaced(place, factor(sizes[at] + sum(more), 1)).flat()
+    return trace.add(operator, [symbol], axes=axes, dtype=symbol.dtype)
 
 
 def pad_with_edge(trace: Trace, symbol: Symbol, left: int, right: int, mode: str) -> Symbol:

@@ -178,7 +178,7 @@ def power_lowering(trace: Trace, symbol: Symbol, exponent: float) -> Symbol:
     return trace.add_each(Elementwise("pow", symbol.channels, lambda x: function(x, float(exponent)), float(exponent)), symbol)
 
 
-@lowers("dropout", "dropout1d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
+@lowers("dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
 def dropout(trace: Trace, symbol: Symbol, p: float = 0.5, training: bool = True) -> Symbol:
     if training and p > 0:
         trace.refuse("dropout in training mode", "Pass training=self.training, or use nn.Dropout.")

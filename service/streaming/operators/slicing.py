@@ -16,7 +16,7 @@ from service.streaming.lowering import lowers
 from service.streaming.operator import Pointwise
 from service.streaming.operators.arithmetic import part
 from service.streaming.operators.dimensions import factor_place, place_of
-from service.streaming.operators.padding import pad_with_edge
+from service.streaming.operators.padding import pad_channels, pad_with_edge
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
@@ -145,8 +145,13 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
     if not all(isinstance(side, int) for side in sides):
         trace.refuse("padding by an amount that depends on the length", "Pad by fixed amounts.")
     left, right = sides[time : time + 2]
-    if any(side for place, side in enumerate(sides) if place not in (time, time + 1)):
-        trace.refuse("padding of channels or batch", "Pad time only.")
+    fill = float(torch.zeros((), dtype=symbol.dtype).fill_(value or 0.0))
+    for place, axis in enumerate(symbol.axes.each):
+        before, behind = sides[2 * (symbol.ndim - 1 - place) :][:2]
+        if place != symbol.axes.time_dim and (before or behind):
+            if mode != "constant" or axis.kind is not Kind.FACTOR:
+                trace.refuse(f"{mode} padding of {'batch' if axis.kind is Kind.BATCH else 'channels'}", "Pad them with constants.")
+            symbol = pad_channels(trace, symbol, place, (before, behind), fill)
     if mode in ("replicate", "reflect"):
         trace.require_floats([symbol])
         return pad_with_edge(trace, symbol, left, right, mode)
@@ -154,7 +159,6 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
         trace.refuse(
             f"{mode} padding", "It reads the other end of the stream; pad with zeros, or run it on windows (mode: window)."
         )
-    fill = float(torch.zeros((), dtype=symbol.dtype).fill_(value or 0.0))
     view = symbol.stored
     if left < 0 or right < 0:
         first, last = max(0, -left), max(0, -right)
