@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 DUMMY_SLOT = 0
 WIDE = (torch.complex128, torch.float64)
 MOST_ROWS = torch.iinfo(torch.int32).max
+MOST_ROOMS = 256
+GRAIN = 32768
+"""Numbers from which torch shares a copy between threads."""
 
 
 class Store:
@@ -45,10 +48,16 @@ class Store:
         bytes_of_row = self.channels * self.rows.itemsize
         self._wide = next((dtype for dtype in WIDE if bytes_of_row % dtype.itemsize == 0), self.rows.dtype)
         self._wide_ring = self.ring.view(self._wide)
+        self._fresh = self.rows[self.stage_at : self.stage_at]
 
     def put(self, places: Int64[Tensor, "M"], rows: Float[Tensor, "M C"]) -> None:
         """Copies rows into the rings, as few and as wide numbers as fit: torch moves them one by one."""
-        self._wide_ring.index_copy_(0, places, rows.view(self._wide))
+        moved = rows.view(self._wide)
+        if moved.numel() < GRAIN:
+            # Takes two thirds of the other's time, as long as one thread does it.
+            self._wide_ring.index_put_((places,), moved)
+        else:
+            self._wide_ring.index_copy_(0, places, moved)
 
     def reserve(self, count: int) -> None:
         """Makes room for `count` new rows; addresses taken before are void then."""
@@ -57,8 +66,10 @@ class Store:
 
     def stage(self, count: int) -> Float[Tensor, "M C"]:
         """Where the `count` new rows of this round go."""
-        self.reserve(count)
-        return self.rows[self.stage_at : self.stage_at + count]
+        if count != len(self._fresh):
+            self.reserve(count)
+            self._fresh = self.rows[self.stage_at : self.stage_at + count]
+        return self._fresh
 
     def resize(self, slots: int, staged: int | None = None) -> None:
         """Grows in place; rings keep their content."""
@@ -79,16 +90,27 @@ class Scratch:
         self._lanes: dict[int, Tensor] = {}
         self._like = like
         self._addresses: frozenset[int] = frozenset()
+        self._rooms: dict[tuple[int, int, int], Tensor] = {}
 
     def rows(self, lane: int, count: int, channels: int) -> Float[Tensor, "M C"]:
         """Room for `count` rows, valid until the lane is asked for again."""
+        room = self._rooms.get((lane, count, channels))
+        if room is None:
+            room = self._make_room(lane, count, channels)
+        return room
+
+    def _make_room(self, lane: int, count: int, channels: int) -> Float[Tensor, "M C"]:
         size = count * channels
         memory = self._lanes.get(lane)
         if memory is None or len(memory) < size:
             # Zeros, so that no garbage that was never written slows a product down.
             memory = self._lanes[lane] = self._like.new_zeros(size + size // 4)
             self._addresses = frozenset(kept.untyped_storage().data_ptr() for kept in self._lanes.values())
-        return memory[:size].view(count, channels)
+            self._rooms.clear()
+        if len(self._rooms) >= MOST_ROOMS:
+            self._rooms.clear()
+        room = self._rooms[lane, count, channels] = memory[:size].view(count, channels)
+        return room
 
     def holds(self, rows: Tensor) -> bool:
         """Whether the tensor is a part of this memory."""

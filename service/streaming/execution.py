@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +13,18 @@ from torch import Tensor
 from service.streaming.arena import State, Store
 from service.streaming.dense import Dense, put_together
 from service.streaming.graph import Node, Value
-from service.streaming.operator import Banded, Batched, Convolvable, Expansion, Pointwise, Recurrence, Windowed
+from service.streaming.operator import Banded, Batched, Convolvable, Expansion, Operator, Pointwise, Recurrence, Windowed
 from service.streaming.plan import Plan
 from service.streaming.reading import Reading, readings_of
+from service.streaming.timeline import Count
 from service.streaming.turn import Span, Turn, WarmTurn
 
 Rows = dict[int, Float[Tensor, "M C"]]
 """The new rows of each value, by value index."""
+
+
+Compute = Callable[["Step", State, Turn, Span, Rows, Tensor | None], Tensor]
+"""Makes a step's new rows of a span, in the last argument or elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,11 @@ class Step:
 
     node: Node
     readings: tuple[Reading, ...]
+    compute: Compute
     retired: tuple[Value, ...]
     """Values whose last reader this is: their new rows go into their rings now."""
+    alike: tuple[tuple[int, ...], ...]
+    """Of each of them, the depths of all rings that take in the same elements."""
     dense: Dense | None
     """How its input is read for a dense convolution, where that may be quicker."""
     forgotten: tuple[int, ...]
@@ -38,11 +47,17 @@ class Step:
 def prepare(plan: Plan, dense: bool) -> tuple[Step, ...]:
     """The nodes of a plan in the order in which they run; `dense` allows dense convolutions."""
     steps = []
+    depths: dict[Count, set[int]] = defaultdict(set)
+    for index, depth in plan.depth.items():
+        if depth:
+            depths[plan.graph.values[index].timeline.ready].add(depth)
     for position, (node, readings) in enumerate(zip(plan.graph.nodes, readings_of(plan), strict=True)):
         done = [index for index, last in plan.last_reader.items() if last == position]
         retired = tuple(plan.graph.values[index] for index in done if plan.depth.get(index))
         able = dense and isinstance(node.operator, Convolvable) and Dense.suits(readings[0])
-        steps.append(Step(node, readings, retired, Dense(readings[0]) if able else None, tuple(done)))
+        alike = tuple(tuple(sorted(depths[value.timeline.ready])) for value in retired)
+        compute = next(compute for kind, compute in KINDS if isinstance(node.operator, kind))
+        steps.append(Step(node, readings, compute, retired, alike, Dense(readings[0]) if able else None, tuple(done)))
     put_together(((step.node, step.dense) for step in steps if step.dense), plan.depth)
     return tuple(steps)
 
@@ -56,55 +71,85 @@ def run(steps: Sequence[Step], state: State, turn: Turn, rows: Rows) -> None:
             state.stores[output.index].reserve(turn.span(output).rows)
     for step in steps:
         _run(step, state, turn, rows)
-        for value in step.retired:
-            _retire(state.stores[value.index], turn, turn.span(value))
+        for value, alike in zip(step.retired, step.alike, strict=True):
+            _retire(state.stores[value.index], turn, turn.span(value), alike)
         for index in step.forgotten:
             del rows[index]
 
 
 def _run(step: Step, state: State, turn: Turn, rows: Rows) -> None:
-    operator, output = step.node.operator, step.node.output
+    output = step.node.output
     span = turn.span(output)
     store = state.stores.get(output.index)
     target = None if store is None else store.stage(span.rows)
     if span.rows == 0:
-        made = torch.empty(0, operator.channels, device=state.device) if target is None else target
-    elif isinstance(operator, Pointwise):
-        made = operator.compute([reading.rows(turn, span, rows, state) for reading in step.readings], target)
-    elif step.dense is not None and isinstance(operator, Convolvable) and step.dense.wants(turn, span):
-        made = operator.convolve(step.dense.frames(turn, span, rows, state))
-        made = made if target is None else target.copy_(made)
-    elif isinstance(operator, Batched):
-        (reading,) = step.readings
-        batches = reading.batches(turn, span, operator.portions(span.rows), rows, state)
-        parts = [operator.compute(windows, None) for windows in batches]
-        made = torch.cat(parts) if target is None else torch.cat(parts, out=target)
-    elif isinstance(operator, Windowed):
-        (reading,) = step.readings
-        made = operator.compute(reading.windows(turn, span, rows, state), target)
+        rows[output.index] = torch.empty(0, output.channels, device=state.device) if target is None else target
+        return
+    made = step.compute(step, state, turn, span, rows, target)
+    if target is None:
+        rows[output.index] = made.clone() if state.scratch.holds(made) else made
     else:
-        (reading,) = step.readings
-        if isinstance(operator, Banded):
-            tiles = [operator.compute(values, first) for values, first in reading.tiles(turn, span, operator, rows, state)]
-            made = torch.cat(tiles).flatten(0, 1).index_select(0, span.in_tiles(operator.tile))
-        elif isinstance(operator, Expansion):
-            made = reading.expanded(turn, span, operator.compute(reading.packed(rows)), operator.factor)
-        else:
-            assert isinstance(operator, Recurrence)
-            made = _advance(operator, output, reading, state, turn, rows)
-        made = made if target is None else target.copy_(made)
-    rows[output.index] = made.clone() if state.scratch.holds(made) else made
+        rows[output.index] = made if made is target else target.copy_(made)
 
 
-def _advance(operator: Recurrence, output: Value, reading: Reading, state: State, turn: Turn, rows: Rows) -> Tensor:
-    span = turn.span(output)
+def _pointwise(step: Step, state: State, turn: Turn, span: Span, rows: Rows, target: Tensor | None) -> Tensor:
+    operator = step.node.operator
+    assert isinstance(operator, Pointwise)
+    return operator.compute([reading.rows(turn, span, rows, state) for reading in step.readings], target)
+
+
+def _windowed(step: Step, state: State, turn: Turn, span: Span, rows: Rows, target: Tensor | None) -> Tensor:
+    operator = step.node.operator
+    if step.dense is not None and step.dense.wants(turn, span):
+        assert isinstance(operator, Convolvable)
+        return operator.convolve(step.dense.frames(turn, span, rows, state))
+    assert isinstance(operator, Windowed)
+    return operator.compute(step.readings[0].windows(turn, span, rows, state), target)
+
+
+def _batched(step: Step, state: State, turn: Turn, span: Span, rows: Rows, target: Tensor | None) -> Tensor:
+    operator = step.node.operator
+    assert isinstance(operator, Batched)
+    batches = step.readings[0].batches(turn, span, operator.portions(span.rows), rows, state)
+    return torch.cat([operator.compute(windows, None) for windows in batches], out=target)
+
+
+def _banded(step: Step, state: State, turn: Turn, span: Span, rows: Rows, target: Tensor | None) -> Tensor:
+    operator = step.node.operator
+    assert isinstance(operator, Banded)
+    tiles = step.readings[0].tiles(turn, span, operator, rows, state)
+    made = torch.cat([operator.compute(values, first) for values, first in tiles])
+    return made.flatten(0, 1).index_select(0, span.in_tiles(operator.tile))
+
+
+def _expanding(step: Step, state: State, turn: Turn, span: Span, rows: Rows, target: Tensor | None) -> Tensor:
+    operator = step.node.operator
+    assert isinstance(operator, Expansion)
+    (reading,) = step.readings
+    return reading.expanded(turn, span, operator.compute(reading.packed(rows)), operator.factor)
+
+
+def _recurrent(step: Step, state: State, turn: Turn, span: Span, rows: Rows, target: Tensor | None) -> Tensor:
+    operator, output = step.node.operator, step.node.output
+    assert isinstance(operator, Recurrence)
     if isinstance(turn, WarmTurn):
         # What a recurrence has put out cannot be recomputed; its ring is a source.
         return from_ring(state.stores[output.index], turn, span)
     hidden = state.hidden[output.index]
-    made, memory = operator.advance(reading.rows(turn, span, rows, state), span, hidden.index_select(0, turn.slots))
+    made, memory = operator.advance(step.readings[0].rows(turn, span, rows, state), span, hidden.index_select(0, turn.slots))
     hidden.index_copy_(0, turn.slots, memory)
     return made
+
+
+KINDS: tuple[tuple[type[Operator], Compute], ...] = (
+    (Pointwise, _pointwise),
+    (Batched, _batched),
+    (Windowed, _windowed),
+    (Banded, _banded),
+    (Expansion, _expanding),
+    (Recurrence, _recurrent),
+)
+"""How each kind of operator computes its new rows; the first that fits."""
 
 
 def from_ring(store: Store, turn: Turn, span: Span) -> Tensor:
@@ -112,14 +157,17 @@ def from_ring(store: Store, turn: Turn, span: Span) -> Tensor:
     return store.ring.index_select(0, span.ring_rows(turn.slots, store.depth))
 
 
-def _retire(store: Store, turn: Turn, span: Span) -> None:
+def _retire(store: Store, turn: Turn, span: Span, alike: tuple[int, ...]) -> None:
     """Moves a value's new rows from the staging area into its ring; of a chunk longer than the ring, the last ones."""
     if not span.rows:
         return
     fresh = store.stage(span.rows)
-    if span.each is not None and span.each > store.depth:
+    if span.longest <= store.depth:
+        longest = span.longest
+        store.put(span.ring_rows(turn.slots, store.depth, tuple(depth for depth in alike if depth >= longest)), fresh)
+    elif span.each is not None and span.each > store.depth:
         last = fresh.view(-1, span.each, store.channels)[:, span.each - store.depth :]
         store.put(span.last_ring_rows(turn.slots, store.depth), last.reshape(-1, store.channels))
     else:
         kept = span.last(store.depth)
-        store.put(kept.ring_rows(turn.slots, store.depth), fresh if kept is span else fresh.index_select(0, kept.within(span)))
+        store.put(kept.ring_rows(turn.slots, store.depth), fresh.index_select(0, kept.within(span)))

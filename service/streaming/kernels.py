@@ -8,6 +8,7 @@ numbers. The BLAS takes any number; fixed minimum sizes or tiles remove what cha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,18 +23,22 @@ BUCKETS = (16, 32, 64, 128, 256, *range(512, 4097, 512), 5120, 6144, 7168, 8192)
 """The numbers of rows that oneDNN's kernels are made for."""
 
 
+Arranged = tuple[Tensor, ...]
+"""A weight as a kernel takes it; what oneDNN takes is opaque."""
+
+
 class Kernel(ABC):
     """A way to compute `rows @ weight + bias`, rectified or not."""
 
-    def arranged(self, weight: Float[Tensor, "K N"]) -> Tensor:
+    def arranged(self, weight: Float[Tensor, "K N"]) -> Arranged:
         """The weight in the layout that `product` takes."""
-        return weight.contiguous()
+        return (weight.contiguous(),)
 
     @abstractmethod
     def product(
         self,
         rows: Float[Tensor, "M K"],
-        weight: Tensor,
+        weight: Arranged,
         bias: Float[Tensor, "N"],
         out: Float[Tensor, "M N"] | None,
         rectified: bool = False,
@@ -56,19 +61,20 @@ class Blas(Kernel):
     def product(
         self,
         rows: Float[Tensor, "M K"],
-        weight: Float[Tensor, "K N"],
+        weight: Arranged,
         bias: Float[Tensor, "N"],
         out: Float[Tensor, "M N"] | None,
         rectified: bool = False,
     ) -> Float[Tensor, "M N"]:
+        (matrix,) = weight
         count = rows.shape[0]
         if self.tile is None and count >= self.least:
-            result = torch.addmm(bias, rows, weight) if out is None else torch.addmm(bias, rows, weight, out=out)
+            result = torch.addmm(bias, rows, matrix) if out is None else torch.addmm(bias, rows, matrix, out=out)
         else:
             step = self.tile or self.least
             padded = rows.new_zeros(-(-count // step) * step, rows.shape[1])
             padded[:count] = rows
-            parts = [torch.addmm(bias, part, weight) for part in torch.split(padded, step)]
+            parts = [torch.addmm(bias, part, matrix) for part in torch.split(padded, step)]
             made = (parts[0] if len(parts) == 1 else torch.cat(parts))[:count]
             result = made if out is None else out.copy_(made)
         return result.relu_() if rectified else result
@@ -78,22 +84,27 @@ class Blas(Kernel):
 class OneDnn(Kernel):
     """oneDNN's product, in pieces of the `BUCKETS`' sizes; what is padded is dropped."""
 
-    def arranged(self, weight: Float[Tensor, "K N"]) -> Float[Tensor, "N K"]:
-        return weight.t().contiguous()
+    def arranged(self, weight: Float[Tensor, "K N"]) -> Arranged:
+        return (torch.ops.mkldnn._reorder_linear_weight(weight.t().contiguous()),)
 
     def product(
         self,
         rows: Float[Tensor, "M K"],
-        weight: Float[Tensor, "N K"],
+        weight: Arranged,
         bias: Float[Tensor, "N"],
         out: Float[Tensor, "M N"] | None,
         rectified: bool = False,
     ) -> Float[Tensor, "M N"]:
+        (packed,) = weight
         count = rows.shape[0]
         made = []
         for first, size in _pieces(count):
-            part = _extended(rows[first:], size)
-            piece = torch.ops.mkldnn._linear_pointwise(part, weight, bias, "none", [], "")[: min(size, count - first)]
+            exactly = size == count
+            piece = torch.ops.mkldnn._linear_pointwise.default(
+                rows if exactly else _extended(rows[first:], size), packed, bias, "none", [], ""
+            )
+            if not exactly:
+                piece = piece[: min(size, count - first)]
             # Its own relu makes a zero of NaN.
             made.append(piece.relu_() if rectified else piece)
         if out is None:
@@ -109,7 +120,8 @@ class OneDnn(Kernel):
     def exists() -> bool:
         """Whether this build of torch has it for this processor."""
         try:
-            torch.ops.mkldnn._linear_pointwise(torch.zeros(16, 2), torch.zeros(2, 2), torch.zeros(2), "none", [], "")
+            kernel = OneDnn()
+            kernel.product(torch.zeros(16, 2), kernel.arranged(torch.zeros(2, 2)), torch.zeros(2), None)
         except (RuntimeError, AttributeError):
             return False
         return True
@@ -118,13 +130,13 @@ class OneDnn(Kernel):
 class Rounded(OneDnn):
     """oneDNN's product of operands rounded to bfloat16, summed in float32, rounded again."""
 
-    def arranged(self, weight: Float[Tensor, "K N"]) -> Tensor:
-        return super().arranged(weight).bfloat16()
+    def arranged(self, weight: Float[Tensor, "K N"]) -> Arranged:
+        return super().arranged(weight.bfloat16())
 
     def product(
         self,
         rows: Float[Tensor, "M K"],
-        weight: Tensor,
+        weight: Arranged,
         bias: Float[Tensor, "N"],
         out: Float[Tensor, "M N"] | None,
         rectified: bool = False,
@@ -136,8 +148,8 @@ class Rounded(OneDnn):
 def _pieces(count: int) -> Iterator[tuple[int, int]]:
     """Where to cut `count` rows, and the number of rows to compute for each piece."""
     for first in range(0, count, BUCKETS[-1]):
-        left = count - first
-        yield first, next((bucket for bucket in BUCKETS if bucket >= left), BUCKETS[-1])
+        place = bisect_left(BUCKETS, count - first)
+        yield first, BUCKETS[min(place, len(BUCKETS) - 1)]
 
 
 def _extended(rows: Float[Tensor, "M K"], size: int) -> Float[Tensor, "size K"]:
@@ -158,21 +170,21 @@ class Quickest(Kernel):
 
     least: int
 
-    def arranged(self, weight: Float[Tensor, "K N"]) -> Float[Tensor, "K N"]:
-        # One copy for both: the BLAS reads a transposed matrix as it is.
-        return weight.t().contiguous().t()
+    def arranged(self, weight: Float[Tensor, "K N"]) -> Arranged:
+        return PLAIN.arranged(weight) + GENERATED.arranged(weight)
 
     def product(
         self,
         rows: Float[Tensor, "M K"],
-        weight: Float[Tensor, "K N"],
+        weight: Arranged,
         bias: Float[Tensor, "N"],
         out: Float[Tensor, "M N"] | None,
         rectified: bool = False,
     ) -> Float[Tensor, "M N"]:
         if rows.shape[0] < self.least:
-            return PLAIN.product(rows, weight, bias, out, rectified)
-        return OneDnn().product(rows, weight.t(), bias, out, rectified)
+            return PLAIN.product(rows, weight[:1], bias, out, rectified)
+        return GENERATED.product(rows, weight[1:], bias, out, rectified)
 
 
 PLAIN = Blas(least=1)
+GENERATED = OneDnn()

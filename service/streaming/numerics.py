@@ -49,6 +49,7 @@ class Gemm:
             self.kernel = exact_kernel(depth, width, weight.dtype, threads, few)
         else:
             self.kernel = PLAIN if few else quickest_kernel(depth, width, weight.dtype, threads)
+        self.matrix = padded
         self.weight = self.kernel.arranged(padded)
         self.rectified = False
         """Whether negative results become zero, as a relu behind it would make them."""
@@ -61,13 +62,12 @@ class Gemm:
 
     def use(self, kernel: Kernel) -> None:
         """Computes with another kernel from now on."""
-        plain = self.weight.t() if isinstance(self.kernel, OneDnn) else self.weight
-        self.weight = kernel.arranged(plain)
+        self.weight = kernel.arranged(self.matrix)
         self.kernel = kernel
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
-        return self.weight, self.bias
+        return self.matrix, self.bias
 
 
 @cache

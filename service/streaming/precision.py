@@ -34,5 +34,5 @@ def apply(precision: Precision, operators: Iterable[Operator]) -> None:
         raise ValueError("precision is 'bfloat16', which this processor does not compute in; use float32")
     for operator in operators:
         for product in operator.products():
-            if product.weight.numel() >= LEAST:
+            if product.matrix.numel() >= LEAST:
                 product.use(Rounded())

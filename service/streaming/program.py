@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import overload
 
 import torch
@@ -274,7 +274,7 @@ class Program:
         run(self.steps, state, turn, rows)
         self._advance(state, turn)
         output = rows[self.output.index]
-        return output.clone() if _shares_memory(output, [values, *(store.rows for store in state.stores.values())]) else output
+        return output.clone() if _shares_memory(output, values) else output
 
     def _advance(self, state: State, turn: Turn) -> None:
         state.frames.index_copy_(0, turn.slots, turn.after)
@@ -324,6 +324,7 @@ def _keep_memory() -> None:
     torch.empty(KEPT, dtype=torch.uint8)
 
 
-def _shares_memory(rows: Tensor, others: Iterable[Tensor]) -> bool:
-    address = rows.untyped_storage().data_ptr()
-    return any(other.untyped_storage().data_ptr() == address for other in others)
+def _shares_memory(rows: Tensor, values: Tensor) -> bool:
+    """Whether the rows are part of a larger memory, as those in a store or a scratch are, or the input itself."""
+    memory = rows.untyped_storage()
+    return memory.nbytes() != rows.nbytes or memory.data_ptr() == values.untyped_storage().data_ptr()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -24,6 +24,13 @@ LAP = 1 << 29
 def phase(index: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
     """An index that lies where `index` lies in every ring, and is `index` while that is small; it fits a word."""
     return torch.where(index < LAP, index, (index & (LAP - 1)) + LAP)
+
+
+@cache
+def _depths(depths: tuple[int, ...]) -> tuple[Int64[Tensor, "D 1"], Int64[Tensor, "D 1"]]:
+    """As columns, and what masks an index to each."""
+    column = torch.tensor(depths).unsqueeze(1)
+    return column, column - 1
 
 
 class Span:
@@ -80,18 +87,24 @@ class Span:
         position = torch.arange(self.rows, device=self.start.device)
         return position.sub_(self.to_stage.index_select(0, self.owner))
 
-    def ring_rows(self, slots: Int64[Tensor, "B"], depth: int) -> Int64[Tensor, "M"]:
-        """Where each packed row lies in rings of `depth` rows per slot."""
+    def ring_rows(self, slots: Int64[Tensor, "B"], depth: int, alike: tuple[int, ...] = ()) -> Int64[Tensor, "M"]:
+        """Where each packed row lies in rings of `depth` rows per slot.
+
+        `alike` are the depths that will be asked for as well: few operations on much are quicker than many on little.
+        """
         rows = self._ring_rows.get(depth)
         if rows is None:
-            rows = self.index & (depth - 1)
+            depths = tuple(other for other in alike if other not in self._ring_rows) if depth in alike else (depth,)
+            column, mask = _depths(depths)
+            found = self.index & mask
             if self.each is not None:
-                rows.view(-1, self.each).add_(slots.unsqueeze(1), alpha=depth)
+                found.view(len(depths), -1, self.each).add_((slots * column).unsqueeze(2))
             else:
                 if self._slot is None:
                     self._slot = slots.index_select(0, self.owner)
-                rows.add_(self._slot, alpha=depth)
-            self._ring_rows[depth] = rows
+                found.addcmul_(self._slot, column)
+            self._ring_rows.update(zip(depths, found.unbind(), strict=True))
+            rows = self._ring_rows[depth]
         return rows
 
     def last_ring_rows(self, slots: Int64[Tensor, "B"], depth: int) -> Int64[Tensor, "B*depth"]:

@@ -23,9 +23,8 @@ class BareProducts:
         ready = {(rows, depth): torch.randn(rows, depth) for _, rows, depth in calls}
         self.calls = []
         for gemm, rows, depth in calls:
-            weight = PLAIN.arranged(gemm.weight if gemm.weight.shape[0] == depth else gemm.weight.t())
             kernel = PLAIN if blas else gemm.kernel
-            self.calls.append((kernel, ready[rows, depth], kernel.arranged(weight), gemm.bias))
+            self.calls.append((kernel, ready[rows, depth], kernel.arranged(gemm.matrix), gemm.bias))
 
     @torch.no_grad()
     def step(self) -> None:
