@@ -92,7 +92,7 @@ class Assignment:
             closed = before.pop(task.number, None)
             left = closed.left() if closed else None
             if closed and left:  # as long as memory is what goes on
-                task.refused, task.suspicion = closed.refused, closed.suspicion
+                task.refused, task.suspicion, task.rebuild = closed.refused, closed.suspicion, closed.rebuild
             self._restoring[task.number] = restore(task, self.source, self._reader, self._policy, self._streams, left)
             self._assigned_at[task.number] = self._clock()
         for number in before:
@@ -157,18 +157,21 @@ class Assignment:
             task = self.tasks.get(part.partition)
             if task is None or task.phase not in (Phase.REPLAYING, Phase.LIVE) or not len(part):
                 continue
+            end = part.offsets[-1] + 1
+            if task.rebuild:
+                part = task.rebuild.select(part)
             cut = 0 if task.live else bisect_left(part.offsets, task.live_at)
             if cut:
                 replayed.append(part.slice(0, cut))
             if cut < len(part):
                 live.append(part.slice(cut, len(part)) if cut else part)
-            if task.phase is Phase.REPLAYING and part.offsets[-1] + 1 >= task.live_at:
+            if task.phase is Phase.REPLAYING and end >= task.live_at:
                 self._go_live(task)
         return replayed, live
 
     def _begin(self, task: Task, restored: Restored) -> None:
         if restored.frozen is not None:
-            task.refused, task.suspicion = restored.refused, restored.suspicion
+            task.refused, task.suspicion, task.rebuild = restored.refused, restored.suspicion, restored.rebuild
             self._quarantine.begin(task.number, task.suspicion, restored.live_at)
         task.committed, task.live_at, task.next_offset = restored.live_at, restored.live_at, restored.replay_from
         task.metadata = restored.metadata

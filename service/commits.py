@@ -104,7 +104,7 @@ class Commits:
         now = self._clock()
         if self.epoch.open:
             return full or now - self.epoch.begun_at >= self._settings.commit_interval
-        if any(task.live and not task.metadata for task in self._assignment.tasks.values()):
+        if any(task.live and (not task.metadata or task.rebuild) for task in self._assignment.tasks.values()):
             return True
         idle = now - self._committed_at >= self._settings.commit_interval
         return self._streams.cold.crowded or (
@@ -120,8 +120,11 @@ class Commits:
         """Snapshots and offsets; the commit itself goes on beside the loop. Until it is finished, nothing live is fed."""
         self.finish()
         now, live = self._clock(), self._assignment.live()
+        rebuilt = {number: found.keys for number in live if (found := self._assignment.tasks[number].rebuild)}
+        closing = {*closing, *rebuilt}  # nobody may find the damaged snapshots again
         chosen = self._streams.choose(self._policy, live, now, now - self._committed_at, closing)
         tombstones = [(task, key) for task, key in self.tombstones if task in live]
+        tombstones += [(task, key) for task, keys in rebuilt.items() for key in keys if not self._streams.holds(task, key)]
         announced = all(self._assignment.tasks[task].metadata for task in live)
         if announced and not (self.epoch.open or len(chosen) or tombstones):
             return
@@ -157,7 +160,7 @@ class Commits:
         self._streams.committed(commit.snapshotted, self.epoch.written)
         for partition, (offset, metadata) in commit.offsets.items():
             task = self._assignment.tasks[partition.partition]
-            task.committed, task.metadata = offset, metadata
+            task.committed, task.metadata, task.rebuild = offset, metadata, None
             task.refused.committed(commit.replay_from[task.number], offset)
         self.landmarks.committed({partition.partition: offset for partition, (offset, _) in commit.offsets.items()})
         self._metrics.cached(self._streams.count_evictions(), self._streams.cold.size, self._policy.deferred)

@@ -92,3 +92,7 @@ class FrameRefused(PenstockError):
 
 class SnapshotMismatch(PenstockError):
     """A snapshot is damaged, or belongs to a program with another state."""
+
+
+class SnapshotDamaged(SnapshotMismatch):
+    """Its bytes are not what was written; nothing is wrong with the program."""

@@ -11,9 +11,10 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 from service.codec.interface import RESERVED_KEYS
-from service.errors import OffsetsPending, OperatorActionRequired, SnapshotMismatch
+from service.errors import OffsetsPending, OperatorActionRequired, SnapshotDamaged, SnapshotMismatch
 from service.incarnation import SIGNED
 from service.quarantine import Suspicion
+from service.rebuild import UNKNOWN, Damage, Rebuild, rebuilding
 from service.refused import RefusedRecords
 from service.state import Mark, Snapshot, Streams
 from service.task import OffsetMetadata, Task
@@ -35,6 +36,7 @@ class RestorePolicy:
     `accept_fingerprint` lets a replay range run under another program. A group that never committed starts at the beginning."""
 
     snapshots: str
+    dead_letters: str
     fingerprint: str
     check: Callable[[bytes], None]
     accept_fingerprint: bool = False
@@ -45,13 +47,27 @@ class RestorePolicy:
 @dataclass(frozen=True, slots=True)
 class Restored:
     """Feed from `replay_from`, publish from `live_at`, never feed `refused`. `frozen` is how many snapshots were read; None: go on
-    from memory. `metadata` is what the group holds."""
+    from memory. `metadata` is what the group holds; `rebuild` are the keys whose snapshots are damaged."""
 
     live_at: int
     replay_from: int
     metadata: str
     frozen: int | None
     accepted_fingerprint: str | None = None
+    refused: RefusedRecords = field(default_factory=RefusedRecords)
+    suspicion: Suspicion = field(default_factory=Suspicion)
+    rebuild: Rebuild | None = None
+
+
+@dataclass(slots=True)
+class _Found:
+    """In a task's partition of the snapshot topic: whether the task has ever committed, the highest offset that a snapshot reaches,
+    how many were read, which are damaged, and what is noted of single records."""
+
+    begun: bool
+    ahead: int
+    count: int = 0
+    damaged: dict[bytes, Damage] = field(default_factory=dict)
     refused: RefusedRecords = field(default_factory=RefusedRecords)
     suspicion: Suspicion = field(default_factory=Suspicion)
 
@@ -103,15 +119,15 @@ def restore(
     if committed is not None and committed == left and low <= committed.offset <= high:
         _check_partitions(task, OffsetMetadata.from_text(committed.metadata), reader, policy)
         return Restored(committed.offset, committed.offset, committed.metadata, None)
-    begun, ahead, frozen, refused, suspicion = yield from _snapshots(task, reader, policy, streams)
+    found = yield from _snapshots(task, reader, policy, streams)
     if committed is None:
-        if begun:
+        if found.begun:
             raise OperatorActionRequired(
                 f"{where}: the group has no committed offset, but {policy.snapshots} says that it had one. "
                 "The offsets have expired or were deleted. Set them back to where the application stood, or, to begin anew and "
                 f"compute everything again, delete and create {policy.snapshots}."
             )
-        return Restored(low, low, "", 0, suspicion=suspicion)
+        return Restored(low, low, "", 0, suspicion=found.suspicion)
     if not low <= committed.offset <= high:
         side = "below the log's first offset" if committed.offset < low else "above the log's end"
         raise OperatorActionRequired(
@@ -120,24 +136,32 @@ def restore(
             f"is there, use another `app` name, or reset the group's offsets and delete and create {policy.snapshots}."
         )
     if not committed.metadata:
-        if begun:
+        if found.begun:
             raise OperatorActionRequired(
                 f"{where}: the committed offset {committed.offset} carries no metadata, but {policy.snapshots} says that it "
                 f"had some. Another tool has moved the offset. Delete and create {policy.snapshots} to go on."
             )
-        return Restored(committed.offset, committed.offset, "", 0, suspicion=suspicion)
+        return Restored(committed.offset, committed.offset, "", 0, suspicion=found.suspicion)
     metadata = OffsetMetadata.from_text(committed.metadata)
-    _check(where, committed, metadata, ahead, low, reader, task, policy)
-    differs = metadata.fingerprint != policy.fingerprint and metadata.replay_from < committed.offset
+    _check(where, committed, metadata, found.ahead, low, reader, task, policy)
+    start, rebuild = metadata.replay_from, None
+    if found.damaged:
+        while reader.busy:
+            yield
+        rebuild = yield from rebuilding(
+            task.number, found.damaged, low, start, found.refused, policy.dead_letters, reader, policy.timeout
+        )
+        start = rebuild.start
+    differs = metadata.fingerprint != policy.fingerprint and start < committed.offset
     if differs and not policy.accept_fingerprint:
         raise OperatorActionRequired(
-            f"{where}: {committed.offset - metadata.replay_from} offsets must be replayed, and were processed by another program "
+            f"{where}: {committed.offset - start} offsets must be replayed, and were processed by another program "
             f"(fingerprint {metadata.fingerprint}, now {policy.fingerprint}): other weights, network, decoding, torch build, "
             "instruction set or thread count. Start the earlier version again and stop it cleanly (it then leaves nothing to "
             "replay), or accept that the state is rebuilt by the new program: penstock run --accept-fingerprint."
         )
     old = metadata.fingerprint if differs else None
-    return Restored(committed.offset, metadata.replay_from, committed.metadata, frozen, old, refused, suspicion)
+    return Restored(committed.offset, start, committed.metadata, found.count, old, found.refused, found.suspicion, rebuild)
 
 
 def _committed(task: Task, source: Source) -> Generator[None, None, Committed | None]:
@@ -150,11 +174,8 @@ def _committed(task: Task, source: Source) -> Generator[None, None, Committed | 
             yield
 
 
-def _snapshots(
-    task: Task, reader: SharedReader, policy: RestorePolicy, streams: Streams
-) -> Generator[None, None, tuple[bool, int, int, RefusedRecords, Suspicion]]:
-    """Whether the task has ever committed, the highest offset that a snapshot reaches, how many were read, and what is noted of
-    single records. Where the local disk can be trusted, only what came after its mark is read.
+def _snapshots(task: Task, reader: SharedReader, policy: RestorePolicy, streams: Streams) -> Generator[None, None, _Found]:
+    """Where the local disk can be trusted, only what came after its mark is read.
 
     The end is taken after the committed offset is known to be stable (rule 6).
     """
@@ -167,12 +188,13 @@ def _snapshots(
     if mark is None or not low <= mark.position <= high:
         disk.clear(task.number)
         mark = Mark(low, False, 0, 0.0)
-    begun, ahead, refused, suspicion, count = mark.begun, mark.ahead, RefusedRecords(), Suspicion(), 0
+    found = _Found(mark.begun, mark.ahead)
+    refused, suspicion, damaged = found.refused, found.suspicion, found.damaged
+    mismatched: dict[bytes, SnapshotMismatch] = {}
     for key, kept in disk.beginning_with(task.number, OWN_KEYS):
         _ = suspicion.read(key, kept) or refused.read(key, kept)
     for rate in mark.rates:
         streams.note_rate(rate)
-    damaged: dict[bytes, SnapshotMismatch] = {}
     for batch in reader.read(partition, mark.position, high, policy.timeout):
         latest, own = dict[bytes, bytes | None](), list[tuple[bytes, bytes | None]]()
         for name, value in zip(batch.keys, batch.values, strict=True):
@@ -181,40 +203,50 @@ def _snapshots(
             if suspicion.read(name or b"", value):
                 own.append((name or b"", value))
                 continue
-            begun = True
+            found.begun = True
             if refused.read(name or b"", value) or value == BEGUN:
                 own.append((name or b"", value))
             else:
                 latest[name or b""] = value
         for key, data in latest.items():
             damaged.pop(key, None)
+            mismatched.pop(key, None)
             if data is not None:
                 try:
                     snapshot = _opened(data, policy)
+                except SnapshotDamaged as error:
+                    damaged[key] = Damage(_first_of(data), error)
                 except SnapshotMismatch as error:
-                    damaged[key] = error
+                    mismatched[key] = error
                 else:
-                    ahead = max(ahead, snapshot.positions[0])
+                    found.ahead = max(found.ahead, snapshot.positions[0])
                     streams.note_rate(snapshot.rate)
         disk.follow(task.number, own)
         streams.receive(task.number, {key: value for key, value in latest.items() if key not in damaged})
-        count += len(latest)
+        found.count += len(latest)
         yield
-    for key, why in damaged.items():
+    for key, why in mismatched.items():
         raise OperatorActionRequired(
             f"{partition.topic} partition {partition.partition}, key {key!r}: the snapshot cannot be used: {why}. If the "
             "network or its post-processing has another structure than before, give the application another `app` name, so that "
-            "it begins anew; if the snapshot is damaged, publish a null value under this key to that partition, which makes the "
-            "key begin anew."
+            "it begins anew; if a newer penstock has written it, start that one."
         ) from why
-    disk.set_mark(task.number, Mark(high, begun, ahead, policy.wall(), tuple(streams.rates)))
-    return begun, ahead, count, refused, suspicion
+    if not damaged:  # else they are to be found again until they have been replaced
+        disk.set_mark(task.number, Mark(high, found.begun, found.ahead, policy.wall(), tuple(streams.rates)))
+    return found
 
 
 def _opened(value: bytes, policy: RestorePolicy) -> Snapshot:
     snapshot = Snapshot.from_bytes(value)
     policy.check(snapshot.blob)
     return snapshot
+
+
+def _first_of(value: bytes) -> int:
+    try:
+        return Snapshot.from_bytes(value).stream
+    except SnapshotMismatch:
+        return UNKNOWN
 
 
 def _check(

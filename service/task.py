@@ -20,6 +20,7 @@ import orjson
 
 from service.errors import OperatorActionRequired
 from service.quarantine import Suspicion
+from service.rebuild import Rebuild
 from service.refused import RefusedRecords
 from service.transport.interface import Committed, Partition
 
@@ -46,7 +47,8 @@ LEGAL = {
 @dataclass(slots=True)
 class Task:
     """Offsets of one task. `committed` and `metadata` are what the group holds; `live_at` the first record whose outputs are
-    published; `next_offset` the first record not yet fed; `refused` those that must not be fed (again)."""
+    published; `next_offset` the first record not yet fed; `refused` those that must not be fed (again). `rebuild` are the keys
+    whose damaged snapshots the next commit replaces."""
 
     number: int
     input: Partition
@@ -57,6 +59,7 @@ class Task:
     next_offset: int = -1
     refused: RefusedRecords = field(default_factory=RefusedRecords)
     suspicion: Suspicion = field(default_factory=Suspicion)
+    rebuild: Rebuild | None = None
 
     def enter(self, phase: Phase) -> None:
         """Raises `AssertionError` for a step that the drawing does not show."""

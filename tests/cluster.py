@@ -19,6 +19,7 @@ from service.config import Config
 from service.errors import Fenced, TransportUnavailable
 from service.transport.interface import Isolation, Partition, RecordBatch
 from service.transport.memory import Fault, MemoryLog, MemoryTransport
+from service.transport.memory.partition import Fate
 from service.transport.partitioning import partition_of
 from service.worker import Worker
 from tests.applications import chunk, configured
@@ -234,6 +235,29 @@ def audited(cluster: Cluster) -> int:
     assert report is not None
     assert report.passed(exact=True), report
     return report.expected
+
+
+def damage(cluster: Cluster, key: bytes, harm: str = "blob") -> bool:
+    """Spoil the key's latest snapshot where it lies in the log; False where it has none."""
+    where = Partition(cluster.config.snapshot_topic, partition_of(key, PARTITIONS))
+    entries = cluster.log.partition(where)._entries
+    for at in reversed(range(len(entries))):
+        entry = entries[at]
+        if entry.key == key and not entry.marker and (entry.transaction is None or entry.transaction.fate is Fate.COMMITTED):
+            if entry.value is None:
+                return False
+            data = bytearray(entry.value)
+            if harm == "cut off":
+                del data[len(data) // 2 :]
+            elif harm == "nothing left":
+                data.clear()
+            elif harm == "version":
+                data[4] += 1
+            else:
+                data[{"blob": -1, "header": 12}[harm]] ^= 1
+            entries[at] = entry._replace(value=bytes(data))
+            return True
+    return False
 
 
 def letters(cluster: Cluster) -> list[tuple[bytes | None, bytes | None]]:

@@ -16,9 +16,10 @@ from service.errors import StateDiskFailed
 from service.state import SnapshotDisk
 from service.state.disk import Mark, Origin
 from service.transport.interface import Partition, RecordBatch
-from service.transport.memory import MemoryLog, MemoryTransport
+from service.transport.memory import Fault, MemoryLog, MemoryTransport
 from service.transport.memory.reader import MemoryReader
 from tests.cluster import PARTITIONS, Cluster, Room, applications, with_room
+from tests.faults.states import wrong_states
 
 KEYS = [b"key-%d" % number for number in range(12)]
 ROOM = Room(slots=4, memory_bytes=4000)
@@ -203,6 +204,19 @@ def test_a_disk_that_is_damaged_later_ends_the_process_and_the_next_start_reads_
     assert report is not None
     assert report.passed(exact=True), report
     assert min(read) == 0
+
+
+def test_what_an_aborted_end_has_hidden_is_found_on_the_disk_again(cluster: Cluster) -> None:
+    """All are frozen and clean, so each is thawed for its end, and only the disk has it afterwards."""
+    cluster.now += 3.0
+    cluster.work()
+    for key in KEYS:
+        cluster.log.inject(Fault.ABORT_AT_COMMIT)
+        cluster.publish(key, None)
+        work(cluster)
+    assert {value for key, value in dict(cluster.snapshots()).items()} == {None}
+    cluster.stop("one")
+    assert wrong_states(cluster.applications["one"], cluster.transport) == []
 
 
 def test_a_disk_that_another_process_uses_is_left_alone(cluster: Cluster, directory: Path, read: list[int]) -> None:

@@ -30,7 +30,7 @@ from service.transport.interface import Partition
 from service.transport.memory import Fault
 from service.transport.partitioning import partition_of
 from tests.applications import chunk
-from tests.cluster import INSTANCES, PARTITIONS, ROOMS, Cluster, Room, applications, at_once, when_waited_for
+from tests.cluster import INSTANCES, PARTITIONS, ROOMS, Cluster, Room, applications, at_once, damage, when_waited_for
 from tests.faults.points import Abandon, Killed, Point, Trap
 from tests.faults.states import wrong_states
 
@@ -90,6 +90,12 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.cluster.publish(key, orjson.dumps({"t": self.cluster.now * 1000, "x": [[0.5, 0.5]] * before + [[sample, 0.0]]}))
         number = partition_of(key, PARTITIONS)
         self.at_fault[number, self.cluster.log.partition(Partition("in", number)).end - 1] = AT_FAULT[sample]
+
+    @precondition(lambda self: not self.directory)  # a local disk has what the topic has lost
+    @rule(key=st.sampled_from(KEYS), harm=st.sampled_from(["blob", "header"]))
+    def spoil(self, key: bytes, harm: str) -> None:
+        """Whoever reads its snapshot has to rebuild the key from the log."""
+        damage(self.cluster, key, harm)
 
     @rule(seconds=st.sampled_from([0.01, 0.06, 0.5, 3.0]))
     def wait(self, seconds: float) -> None:

@@ -11,7 +11,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from service.errors import SnapshotMismatch
+from service.errors import SnapshotDamaged, SnapshotMismatch
 
 MAGIC = b"PSNP"
 _VERSION = 1
@@ -45,14 +45,15 @@ class Snapshot:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Snapshot:
-        """Raises `SnapshotMismatch` for a damaged header or an unknown version; the blob is judged by `Program.thaw`."""
-        if len(data) < _FIXED.size:
-            raise SnapshotMismatch(f"a snapshot of {len(data)} bytes is shorter than its header")
-        magic, version, count, stream, frames, last_start, last_time, rate = _FIXED.unpack_from(data)
-        if magic != MAGIC or version != _VERSION:
-            raise SnapshotMismatch(f"snapshot format {magic!r} version {version}; this penstock reads {MAGIC!r} version {_VERSION}")
+        """Raises `SnapshotDamaged` for a damaged header, `SnapshotMismatch` for an unknown version; the blob is judged by
+        `Program.thaw`."""
+        if len(data) < _FIXED.size or data[: len(MAGIC)] != MAGIC:
+            raise SnapshotDamaged(f"a snapshot of {len(data)} bytes without a header")
+        _, version, count, stream, frames, last_start, last_time, rate = _FIXED.unpack_from(data)
+        if version != _VERSION:
+            raise SnapshotMismatch(f"it has version {version}, and this penstock reads version {_VERSION}")
         end = _FIXED.size + 8 * count
         if len(data) < end + _CRC.size or _CRC.unpack_from(data, end)[0] != zlib.crc32(data[:end]):
-            raise SnapshotMismatch("the header's checksum does not match")
+            raise SnapshotDamaged("the header's checksum does not match")
         positions = struct.unpack_from(f"<{count}q", data, _FIXED.size)
         return cls(stream, positions, frames, last_start, last_time, rate, data[end + _CRC.size :])

@@ -99,6 +99,10 @@ class Streams:
             self.program.reset(self.state, self._tensor(np.array(slots, np.int64)))
             self.table.vacate(slots)
 
+    def holds(self, task: int, key: bytes) -> bool:
+        """Whether the key has a stream, in a slot or frozen."""
+        return key in self.index[task] or key in self.cold.find(task, [key])
+
     # slots
 
     @property

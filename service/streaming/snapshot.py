@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from service.errors import SnapshotMismatch
+from service.errors import SnapshotDamaged, SnapshotMismatch
 from service.streaming.arena import State
 from service.streaming.fingerprint import SNAPSHOT_FORMAT
 from service.streaming.plan import Plan
@@ -129,12 +129,12 @@ def thaw(plan: Plan, fingerprint: str, state: State, slots: Int64[Tensor, "B"], 
 def check(row: int, blob: bytes, fingerprint: str) -> int:
     """How many frames the stream had. Raises SnapshotMismatch for a blob that is damaged, or of another program."""
     if len(blob) < HEAD.size + BODY.size:
-        raise SnapshotMismatch(f"snapshot {row} is cut off: {len(blob)} bytes")
+        raise SnapshotDamaged(f"snapshot {row} is cut off: {len(blob)} bytes")
     version, _, checksum = HEAD.unpack_from(blob)
     if version != SNAPSHOT_FORMAT:
         raise SnapshotMismatch(f"snapshot {row} has format {version}; this program reads format {SNAPSHOT_FORMAT}")
     if zlib.crc32(memoryview(blob)[HEAD.size :]) != checksum:
-        raise SnapshotMismatch(f"snapshot {row} is damaged: its checksum does not match its {len(blob)} bytes")
+        raise SnapshotDamaged(f"snapshot {row} is damaged: its checksum does not match its {len(blob)} bytes")
     mark, frames = BODY.unpack_from(blob, HEAD.size)
     if mark.hex() != fingerprint:
         raise SnapshotMismatch(

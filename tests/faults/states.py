@@ -72,15 +72,15 @@ def computed(program: Program, streams: Sequence[OfferedStream]) -> States:
 
 def _left(reader: Reader, partition: Partition) -> States:
     low, high = reader.watermarks(partition, _TIMEOUT)
-    states: States = {}
+    latest: dict[tuple[int, str], bytes] = {}
     for batch in reader.read(partition, low, high, _TIMEOUT):
         for key, value in zip(batch.keys, batch.values, strict=True):
             at = (partition.partition, (key or b"").decode("utf-8", "backslashreplace"))
             if value is None:
-                states.pop(at, None)
+                latest.pop(at, None)
             elif key is not None and not key.startswith(OWN_KEYS):
-                states[at] = Snapshot.from_bytes(value)
-    return states
+                latest[at] = value
+    return {at: Snapshot.from_bytes(value) for at, value in latest.items()}
 
 
 def _words(snapshot: Snapshot | None) -> str:
