@@ -150,7 +150,7 @@ def test_records_that_were_refused_for_what_they_did_stay_refused(cluster: Clust
 
     with monkeypatch.context() as patch:
         patch.setattr(Program, "step", fragile)
-        cluster.publish(KEYS[2], b'{"t":1,"x":[[77.0,0]]}')
+        cluster.publish(KEYS[2], b'{"t":1700000000000,"x":[[77.0,0]]}')
         cluster.work()
         snapshotted(cluster)
     damage(cluster, KEYS[2])

@@ -24,11 +24,13 @@ RATES = (1e-6, 1e9)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one input record may cost: its value in bytes, its samples, its key in bytes."""
+    """What one input record may cost: its value in bytes, its samples, its key in bytes; and how many milliseconds its time may be
+    from its Kafka timestamp, which unlike the wall clock is the same in a replay."""
 
     record_bytes: int = 1 << 20
     samples: int = 100_000
     key_bytes: int = 1024
+    time_apart: float = np.inf
 
 
 class Row(NamedTuple):
@@ -71,7 +73,7 @@ class ChunkDecoder:
     @property
     def fingerprint(self) -> str:
         limits = self._limits
-        return f"{self._format.fingerprint};limits={limits.record_bytes},{limits.samples},{limits.key_bytes}"
+        return f"{self._format.fingerprint};limits={limits.record_bytes},{limits.samples},{limits.key_bytes},{limits.time_apart}"
 
     def decode(self, keys: Sequence[bytes | None], values: Sequence[bytes | None], timestamps: Sequence[int]) -> Chunks:
         """Null values end streams, whatever else may not come in is refused. Never raises for what a record holds."""
@@ -85,7 +87,7 @@ class ChunkDecoder:
         stamps = [timestamps[row] for row in rows]
 
         columns = self._format.columns(bodies, stamps)
-        if columns is None or not self._flawless(columns):
+        if columns is None or not self._flawless(columns, stamps):
             columns, blamed = self._row_by_row(bodies, stamps)
             refused |= {rows[position]: refusal for position, refusal in blamed.items()}
 
@@ -119,12 +121,14 @@ class ChunkDecoder:
                 refused[row] = Refusal(Reason.RESERVED_KEY, "the key begins as those do under which penstock keeps its own records")
         return refused
 
-    def _flawless(self, columns: Columns) -> bool:
+    def _flawless(self, columns: Columns, timestamps: Sequence[int]) -> bool:
         samples, lengths, times, rates = columns
+        stamps = np.array(timestamps, np.float64)
         return bool(
             np.all(lengths >= 1)
             and np.all(lengths <= self._limits.samples)
             and np.all(np.abs(times) < TIME_LIMIT)
+            and np.all((np.abs(times - stamps) <= self._limits.time_apart) | (stamps < 0))
             and np.all(rates >= RATES[0])
             and np.all(rates <= RATES[1])
             and np.isfinite(samples).all()
@@ -138,7 +142,7 @@ class ChunkDecoder:
         refused: dict[int, Refusal] = {}
         for position, (value, timestamp) in enumerate(zip(values, timestamps, strict=True)):
             row = self._format.row(value, timestamp)
-            verdict = row if isinstance(row, Refusal) else self._flaw(row)
+            verdict = row if isinstance(row, Refusal) else self._flaw(row, timestamp)
             if verdict is not None:
                 refused[position] = verdict
             elif isinstance(row, Row):
@@ -147,7 +151,7 @@ class ChunkDecoder:
         samples = np.concatenate([np.empty((0, self._channels), np.float32), *(row.samples for row in accepted)])
         return Columns(samples, lengths, times, rates), refused
 
-    def _flaw(self, row: Row) -> Refusal | None:
+    def _flaw(self, row: Row, timestamp: int) -> Refusal | None:
         count = len(row.samples)
         if not count:
             return Refusal(Reason.EMPTY, "no samples")
@@ -155,6 +159,10 @@ class ChunkDecoder:
             return Refusal(Reason.TOO_LARGE, f"{count} samples, at most {self._limits.samples} are allowed")
         if not abs(row.time) < TIME_LIMIT:
             return Refusal(Reason.TIME, "the time is not within 2^53 milliseconds of 1970")
+        if timestamp >= 0 and abs(row.time - timestamp) > self._limits.time_apart:
+            days = (row.time - timestamp) / 86_400_000
+            side = "after" if days > 0 else "before"
+            return Refusal(Reason.TIME, f"{abs(days):.1f} days {side} the Kafka timestamp; milliseconds are expected")
         if not RATES[0] <= row.rate <= RATES[1]:
             return Refusal(Reason.RATE, f"the rate is not between {RATES[0]:g} and {RATES[1]:g} Hz")
         finite = np.isfinite(row.samples)

@@ -29,7 +29,7 @@ def decoder(config: Config) -> Decoder:
             schema, ids = _schema(source.avro), source.avro.schema_ids
             layout = AvroChunks(channels, source.rate, KnownSchema(schema, ids) if ids else schema)
     limits = config.limits
-    return ChunkDecoder(layout, channels, Limits(limits.record_bytes, limits.samples, limits.key_bytes))
+    return ChunkDecoder(layout, channels, Limits(limits.record_bytes, limits.samples, limits.key_bytes, limits.time_apart * 1000))
 
 
 def encoder(config: Config) -> Encoder:

@@ -293,7 +293,8 @@ class Poll(Section):
 
 
 class Limits(Section):
-    """What one input record may cost; above, it is a dead letter.
+    """What one input record may cost; above, it is a dead letter. So is one whose time is farther than `time_apart` from its Kafka
+    timestamp: seconds where milliseconds are meant, or a clock that was never set.
 
     So is the record whose prediction would be larger than `output_bytes`; a dead letter larger than that goes without its value.
     """
@@ -302,6 +303,7 @@ class Limits(Section):
     record_bytes: Positive = 1 << 20
     samples: Positive = 100_000
     key_bytes: Positive = 1024
+    time_apart: Duration = lasting("87600h")
 
 
 class DeadLetters(Section):

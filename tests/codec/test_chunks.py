@@ -51,6 +51,22 @@ def test_only_what_is_at_fault_is_refused(layout):
     assert chunks.rates[[0, 3]].tolist() == [RATE, RATE]
 
 
+def test_a_time_far_from_the_kafka_timestamp_is_refused():
+    """Seconds for milliseconds, a clock that was never set, one far ahead; without a timestamp there is nothing to differ from."""
+    hour = 3_600_000.0
+    now = 1_700_000_000_000
+    decoder = ChunkDecoder(JsonChunks(3, RATE), 3, Limits(time_apart=hour))
+    times = [now, now + hour, now - hour, now + hour + 1, now - hour - 1, now / 1000, 0.0, 5.0]
+    values = [json_chunk(time, SAMPLES) for time in times]
+    stamps = [now] * 7 + [-1]
+    chunks = decoder.decode([b"a"] * 8, values, stamps)
+    assert {row: refusal.reason for row, refusal in chunks.refused.items()} == dict.fromkeys([3, 4, 5, 6], Reason.TIME)
+    assert "19656.2 days before the Kafka timestamp; milliseconds are expected" in chunks.refused[5].message
+    for value, time, stamp in zip(values, times, stamps, strict=True):
+        alone = decoder.decode([b"a"], [value], [stamp])
+        assert bool(alone.refused) == (abs(time - stamp) > hour and stamp >= 0)
+
+
 def test_a_key_of_the_service_itself_is_refused(layout):
     """Beside snapshots under such a key lie records that a restart takes for its own."""
     format, good = layout

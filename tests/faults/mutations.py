@@ -27,6 +27,7 @@ TESTS = [
     "tests/test_step_failures.py",
     "tests/test_quarantine.py",
     "tests/test_unknown_outcomes.py",
+    "tests/test_rebuild.py",
 ]
 
 
@@ -186,6 +187,18 @@ MUTATIONS = [
         "service/intake.py",
         "self._feeder.decode(self._assignment.in_quarantine(records)[1], self._assignment.refused())",
         "self._feeder.decode(records, self._assignment.refused())",
+    ),
+    Mutation(
+        "a damaged snapshot is not replaced with the first commit",
+        "service/commits.py",
+        "closing = {*closing, *rebuilt}",
+        "closing = {*closing}",
+    ),
+    Mutation(
+        "a rebuilt key is fed what was refused",
+        "service/rebuild.py",
+        "if reason in _BY_THEIR_DEEDS:",
+        "if False:",
     ),
 ]
 

@@ -17,7 +17,7 @@ def test_a_record_that_ends_the_process_each_time(scenes: Scenes, judged: Judged
     """A supervisor does no more than start the next one."""
     model = {"factory": "tests.faults.deadly:Deadly", "mode": "window", "size": 1}
     with scenes(model=model) as play:
-        play.publish_one(b"key-007", b'{"t":1,"x":[[0.5,0.5],[%d,0.5]]}' % DEADLY)
+        play.publish_one(b"key-007", b'{"t":1700000000000,"x":[[0.5,0.5],[%d,0.5]]}' % DEADLY)
         play.publish(200)
         deaths = 0
         process = play.process()

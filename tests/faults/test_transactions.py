@@ -108,7 +108,7 @@ def test_a_record_that_fails_its_step(scenes: Scenes, rounds: Rounds, judged: Ju
         worker.streams.feed = _failing(worker.streams.feed)  # type: ignore[method-assign]
         for number in range(records):
             play.publish(100)
-            play.publish_one(b"key-%03d" % number, b'{"t":1,"x":[[0.5,0.5],[%d,0.5]]}' % BAD)
+            play.publish_one(b"key-%03d" % number, b'{"t":1700000000000,"x":[[0.5,0.5],[%d,0.5]]}' % BAD)
             play.publish(100)
             play.work_off(worker)
         play.close()  # without a clean stop
