@@ -16,6 +16,8 @@ from service.transport.kafka.errors import MISSING, OUTSIDE, Trouble, reason, so
 _MAX_RECORDS = 10_000
 _POLL = 0.1
 _NO_LEADER_YET = {KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._WAIT_CACHE}
+_GRACE = 5.0
+"""Seconds for which a partition that is said not to exist is asked for again: a broker that has just started knows none yet."""
 
 
 class KafkaReader:
@@ -51,16 +53,17 @@ class KafkaReader:
             if self._log_ends is None:
                 self._log_ends = KafkaReader(self._properties, Isolation.READ_UNCOMMITTED)
             return self._log_ends.watermarks(partition, timeout)
-        deadline = time.monotonic() + timeout
+        begun = time.monotonic()
         while True:
             try:
                 first, end = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout)
             except KafkaException as error:
-                if reason(error).code() in _NO_LEADER_YET and time.monotonic() < deadline:
+                code, waited = reason(error).code(), time.monotonic() - begun
+                if waited < timeout and (code in _NO_LEADER_YET or (code in MISSING and waited < _GRACE)):
                     time.sleep(_POLL)
                     continue
                 where = f"{partition.topic}[{partition.partition}]"
-                if reason(error).code() in MISSING:
+                if code in MISSING:
                     raise TransportUnavailable(f"there is no partition {where}") from None
                 raise self._unavailable(where, error) from None
             return first, end
