@@ -77,10 +77,13 @@ class View:
         end = Count.derive(lambda t: np.maximum(0, t + self.shift), total, reach=abs(self.shift) + 1)
         return replace(self, timeline=Timeline(available, total), low=max(self.low, self.shift), high=_earlier(self.high, end))
 
-    def padded(self, left: int, right: int, fill: float) -> View:
+    def padded(self, left: int, right: int | Count, fill: float) -> View:
         """`F.pad(x, (left, right), value=fill)`; the caller makes sure that an earlier fill is the same."""
         ready, total = self.timeline.ready, self.timeline.total
-        length = Count.derive(lambda t: t + left + right, total)
+        if isinstance(right, Count):
+            length = Count.derive(lambda t, more: t + left + more, total, right)
+        else:
+            length = Count.derive(lambda t: t + left + right, total)
         available = Count.derive(lambda r: r + left, ready)
         high = self.high or Count.derive(lambda t: np.maximum(0, t + self.shift), total, reach=abs(self.shift) + 1)
         return replace(self, timeline=Timeline(available, length), shift=self.shift - left, high=high, fill=fill)

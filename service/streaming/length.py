@@ -34,34 +34,46 @@ class Length:
         # That it is here lets a length pass torch's own check of arguments; factories that take one are handled before.
         next(lengths_in([*args, *(kwargs or {}).values()])).refuse(f"passed to torch.{function.__name__}")
 
-    def _derived(self, rule: Callable[[Frames], Frames], stride: int = 1) -> Length:
-        return Length(self.trace, Count.derive(rule, self.count, stride=stride, empty=None))
+    def _derived(self, rule: Callable[..., Frames], *others: Length, stride: int = 1) -> Any:
+        """A length; a number where that is the same at every length at which the module has not raised so far."""
+        counts = (self.count, *(other.count for other in others))
+        made = Count.derive(rule, *counts, stride=stride, empty=None)
+        values = self._values(made).tolist() if made.gain == 0 else []
+        return values[0] if len(values) == 1 else Length(self.trace, made)
 
-    def __add__(self, other: object) -> Length:
+    def __add__(self, other: object) -> Any:
+        if isinstance(other, Length):
+            return self._derived(np.add, other)
         amount = self._number(other)
         return self._derived(lambda t: t + amount)
 
     __radd__ = __add__
 
+    def __neg__(self) -> Any:
+        return self._derived(lambda t: -t)
+
     def __sub__(self, other: object) -> Any:
         if not isinstance(other, Length):
             return self + -self._number(other)
-        apart = self._values(Count.derive(np.subtract, self.count, other.count, empty=None))
-        if not self._grows_like(other) or len(apart) != 1:
-            self.refuse("subtracted from another one where the difference varies")
-        return int(apart[0])
+        if not self._grows_like(other):
+            self.refuse("subtracted from another one where the difference grows")
+        return self._derived(np.subtract, other)
 
-    def __mul__(self, other: object) -> Length:
+    def __rsub__(self, other: object) -> Any:
+        amount = self._number(other)
+        return self._derived(lambda t: amount - t)
+
+    def __mul__(self, other: object) -> Any:
         factor = self._number(other)
         return self._derived(lambda t: t * factor)
 
     __rmul__ = __mul__
 
-    def __floordiv__(self, other: object) -> Length:
+    def __floordiv__(self, other: object) -> Any:
         divisor = self._number(other)
         return self._derived(lambda t: t // divisor, stride=abs(divisor))
 
-    def __mod__(self, other: object) -> Length:
+    def __mod__(self, other: object) -> Any:
         divisor = self._number(other)
         return self._derived(lambda t: t % divisor, stride=abs(divisor))
 
@@ -73,6 +85,19 @@ class Length:
         accepts = self.trace.graph.accepts()
         frames = np.arange(1, max(of.settled, accepts.settled) + lcm(of.period, accepts.period) + 1, dtype=np.int64)
         return np.unique(of.numpy(frames)[accepts.numpy(frames) != 0])
+
+    @property
+    def least(self) -> int:
+        """The smallest number that it is, at the lengths at which the module has not raised so far."""
+        counted = self._values(self.count) if self.count.gain == 0 else self.count.table
+        return int(counted.min()) if len(counted) else 0
+
+    def asked(self) -> int:
+        """The number that it is: the module is traced once for each of them."""
+        if self.count.gain:
+            self.refuse("used as a number")
+        *others, last = self._values(self.count).tolist() or [0]
+        return next((number for number in others if self.compare(number, operator.eq)), last)
 
     def times(self, other: Length) -> int | None:
         """The whole number that this is a multiple of `other` by, at every length at which the module has not raised so far."""
@@ -88,7 +113,9 @@ class Length:
         return other
 
     def compare(self, other: object, relation: Callable[[Any, Any], Any]) -> bool:
-        """The answer, if it is the same at every length. In an assert, or before a raise, streams may end only where it passes."""
+        """The answer, if it is the same at every length. In an assert, or before a raise, streams may end only where it passes;
+        elsewhere the module is traced once with each answer (`service.streaming.paths`).
+        """
         if isinstance(other, Length):
             if not self._grows_like(other):
                 self.refuse("compared with one of another rate")
@@ -97,11 +124,12 @@ class Length:
             bound = self._number(other)
             holds = Count.derive(lambda t: relation(t, bound).astype(np.int64), self.count, reach=abs(bound) + 1, empty=None)
         answers = self._values(holds)
-        if len(answers) == 1:
-            return bool(answers[0])
+        if len(answers) < 2:
+            # None at all where the module has raised at every length on this way through its branches.
+            return bool(answers[0]) if len(answers) else False
         passed = self.trace.passing_answer()
         if passed is None:
-            self.refuse("branched on")
+            passed = self.trace.decided()
         self.trace.graph.require(lambda answer: answer == int(passed), holds)
         return passed
 
@@ -119,9 +147,10 @@ def _comparing(relation: Callable[[Any, Any], Any]) -> Callable[[Length, object]
 
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Length, f"__{_name}__", _comparing(getattr(operator, _name)))
-for _name in ("rsub", "truediv", "rtruediv", "rfloordiv", "rmod", "pow", "neg"):
+for _name in ("truediv", "rtruediv", "rfloordiv", "rmod", "pow"):
     setattr(Length, f"__{_name}__", _refusing("used in arithmetic"))
-for _name in ("int", "float", "bool", "index"):
+Length.__bool__ = lambda self: self.compare(0, operator.ne)  # type: ignore[attr-defined]
+for _name in ("int", "float", "index"):
     setattr(Length, f"__{_name}__", _refusing("used as a number"))
 Length.__hash__ = object.__hash__  # type: ignore[method-assign]
 

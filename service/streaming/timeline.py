@@ -100,6 +100,11 @@ class Count:
     def is_identity(self) -> bool:
         return self.settled == 0 and self.period == 1 and self.gain == 1 and self.table[0] == 0
 
+    @property
+    def is_monotonic(self) -> bool:
+        """Whether more frames never make it less."""
+        return bool((np.diff(self.numpy(np.arange(self.settled + 2 * self.period + 1, dtype=np.int64))) >= 0).all())
+
     def exceeds(self, other: Count) -> int | None:
         """The largest `self(n) - other(n)` over `n >= 1`; None when it grows without bound."""
         if self.gain * other.period > other.gain * self.period:

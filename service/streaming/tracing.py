@@ -29,11 +29,13 @@ from service.streaming.graph import Channels, Graph, View
 from service.streaming.lowering import DEFAULT_REMEDY, Lowering, function_lowering, module_lowering, remedy, takes_any_kind
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Operator
+from service.streaming.paths import Way, merged
 from service.streaming.symbol import Layout, Symbol, symbols_in
 
 OWN = (str(Path(__file__).parent), str(Path(__file__).parents[1] / "nn"), str(Path(torch.__file__).parent))
 """Where code lies that is not the user's."""
 LONGEST_LINE = 160
+MOST_QUESTIONS = 16
 INPUT_ALONE = "A module's result must depend on its input alone."
 
 
@@ -51,6 +53,8 @@ class Trace:
         self.calling = "the module"
         """The function or module that is being lowered."""
         self._flattened: dict[tuple[View, Axes], View] = {}
+        self._asked: list[tuple[bool, str]] = []
+        self._decided = 0
         self.prepared: dict[nn.Module, Operator] = {}
         """Operators that take long to make, since a module is traced twice."""
 
@@ -59,14 +63,20 @@ class Trace:
         """The graph of the module. Raises NotStreamable."""
         for name, child in traced_modules(self._module):
             self._follow(name, child)
-        first = self._traced()
+        first = self._traced(())
+        ways = [first]
+        while (answers := ways[-1].following()) is not None:
+            ways.append(self._traced(answers))
         # A module that keeps something from one call for the next shows it in the second one.
-        self.graph = Graph(self.channels)
-        if network(self._traced()) != network(first):
+        if network(self._traced(first.answers).graph) != network(first.graph):
             self.refuse("a module whose second call computes something else than its first", INPUT_ALONE)
-        return self.graph
+        return merged(ways)
 
-    def _traced(self) -> Graph:
+    def _traced(self, answers: Sequence[bool]) -> Way:
+        """The graph of one run, in which the first questions about lengths have these answers."""
+        self.graph = Graph(self.channels)
+        self._asked = [(answer, "") for answer in answers]
+        self._decided = 0
         before = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
         chance = torch.get_rng_state()
         try:
@@ -92,8 +102,8 @@ class Trace:
                 self.refuse(f"buffer {name!r}, which forward changes,", INPUT_ALONE)
         if not torch.equal(chance, torch.get_rng_state()):
             self.refuse("a random number", INPUT_ALONE)
-        self.graph.finish(result.reads, self.where())
-        return self.graph
+        asked = self._asked[: self._decided]
+        return Way(self.graph, result.reads, tuple(answer for answer, _ in asked), tuple(where for _, where in asked))
 
     def _follow(self, name: str, child: nn.Module) -> None:
         lowering = module_lowering(child)
@@ -215,6 +225,22 @@ class Trace:
                 if isinstance(statement.body[0], ast.Raise) and not statement.orelse:
                     return False
         return None
+
+    def decided(self) -> bool:
+        """The answer to the next question about lengths that has not the same one at all of them: yes, until the run with no."""
+        if self._decided == MOST_QUESTIONS:
+            self.refuse("the length of a value", f"More than {MOST_QUESTIONS} branches in a row depend on it.")
+        if self._decided == len(self._asked):
+            self._asked.append((True, ""))
+        answer, _ = self._asked[self._decided]
+        self._asked[self._decided] = answer, self.where()
+        self._decided += 1
+        return answer
+
+    @property
+    def has_branched(self) -> bool:
+        """Whether this run goes one of several ways."""
+        return self._decided > 0
 
     def where(self) -> str:
         """The module and the user's source line that are being traced."""

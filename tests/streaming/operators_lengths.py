@@ -124,10 +124,103 @@ def checking(draw: Any) -> Case:
     return Checking(draw(st.integers(crop, 9)), draw(st.integers(1, 4)), crop), draw(CHANNELS)
 
 
+class Skipping(nn.Module):
+    """A skip around a pool and what makes up for it, brought to one length in the ways in which people write that."""
+
+    def __init__(self, channels: int, size: int, way: str) -> None:
+        super().__init__()
+        self.size = size
+        self.way = way
+        self.pool = nn.MaxPool1d(size)
+        self.up = nn.ConvTranspose1d(channels, channels, size, size)
+        self.join = nn.Conv1d(2 * channels, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, y = getattr(self, self.way)(x, self.up(self.pool(x)))
+        return self.join(torch.cat([x, y], 1))
+
+    def to_the_shorter(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        shorter = min(x.shape[-1], y.size(2))
+        return x[..., :shorter], y[..., :shorter]
+
+    def by_the_difference(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return x, F.pad(y, (0, x.shape[-1] - y.shape[-1]))
+
+    def on_both_sides(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        more = x.size(2) - y.size(2)
+        return x[..., : y.shape[-1] + more], F.pad(y, [more // self.size, more - more // self.size], value=0.5)
+
+    def by_the_edge(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """As MONAI's BasicUNet does."""
+        sides = [0, 0]
+        for step in range(1, self.size):
+            if x.shape[-1] == y.shape[-1] + step:
+                sides[1] = step
+        return x, F.pad(y, sides, "replicate")
+
+    def if_they_differ(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[-1] != y.shape[-1]:
+            x = x[..., : y.shape[-1]]
+        return x, y
+
+    def by_what_is_over(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        over = x.shape[-1] % self.size
+        if over:
+            x = x[..., :-over]
+        return x, y
+
+
+WAYS = [name for name in vars(Skipping) if not name.startswith("_") and name != "forward"]
+
+
+@st.composite
+def skipping(draw: Any) -> Case:
+    """Once, and one in another, whose branches hang together."""
+    channels, way = draw(st.integers(1, 3)), draw(st.sampled_from(WAYS))
+    skip = Skipping(channels, draw(st.integers(2, 3)), way)
+    if draw(st.booleans()):
+        deeper = Skipping(channels, 2, way)
+        deeper.join = nn.Conv1d(2 * channels, channels, 3, padding=1)
+        skip.pool = nn.Sequential(skip.pool, deeper)
+    return skip, channels
+
+
+class Filled(nn.Module):
+    """Filled up to a whole number of blocks, and cut back."""
+
+    def __init__(self, channels: int, size: int, way: int, mode: str) -> None:
+        super().__init__()
+        self.size = size
+        self.way = way
+        self.mode = mode
+        self.down = nn.Conv1d(channels, channels, size, size)
+        self.up = nn.ConvTranspose1d(channels, channels, size, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        time = x.shape[-1]
+        if self.way == 0:
+            x = F.pad(x, (0, -time % self.size), mode=self.mode)
+        elif self.way == 1:
+            x = F.pad(x, (1, (self.size - (time + 1) % self.size) % self.size), mode=self.mode)[..., 1:]
+        elif time % self.size:
+            x = F.pad(x, (0, self.size - time % self.size), mode=self.mode)
+        return self.up(torch.tanh(self.down(x)))[..., :time]
+
+
+@st.composite
+def filled(draw: Any) -> Case:
+    channels = draw(st.integers(1, 3))
+    mode = draw(st.sampled_from(["constant", "constant", "replicate"]))
+    ways = [0, 1] if mode == "replicate" else [0, 1, 2]
+    return Filled(channels, draw(st.integers(2, 4)), draw(st.sampled_from(ways)), mode), channels
+
+
 TABLE: dict[str, st.SearchStrategy[Case]] = {
     "F.pad": padding(),
     "cat with constants": concatenated_padding(),
     "crop": crop(),
+    "skips of other lengths": skipping(),
+    "filled up to blocks": filled(),
     "residual": residual(),
     "chomp": chomped(),
     "long lag": long_lag(),

@@ -63,6 +63,7 @@ NETWORKS: dict[str, tuple[str, Callable[[dict[str, Path]], nn.Module]]] = {
         "BCT",
         lambda _: monai("UNet", 1, 3, 2, channels=(4, 8, 16), strides=(2, 2), num_res_units=2, norm="batch"),
     ),
+    "MONAI BasicUNet": ("BCT", lambda _: monai("BasicUNet", 1, 3, 2, features=(4, 4, 8, 8, 8, 4), norm="batch")),
     "MONAI DynUNet": (
         "BCT",
         lambda _: monai("DynUNet", 1, 3, 2, [3, 3, 3], [1, 2, 2], upsample_kernel_size=[2, 2], norm_name="batch"),
@@ -93,8 +94,6 @@ def test_what_looks_at_all_of_time_is_refused_with_its_place(folders: dict[str, 
 
     with pytest.raises(NotStreamable, match=r"module '.*' \(InstanceNorm1d\).*Use BatchNorm or LayerNorm"):
         convert(module, 3)
-    with pytest.raises(NotStreamable, match=r"basic_unet.py:\d+.*branch"):
-        convert(monai("BasicUNet", 1, 3, 2, features=(4, 4, 8, 8, 8, 4), norm="batch").eval(), 3)
 
 
 def test_and_runs_on_windows(folders: dict[str, Path]) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from service.streaming.axes import Kind, factor
+from service.streaming.length import Length
 from service.streaming.operator import Edge, Flags, Pointwise, Window, Windowed, Windows
 from service.streaming.operators.arithmetic import part
 from service.streaming.operators.dimensions import factors_of
@@ -97,3 +98,13 @@ def pad_with_edge(trace: Trace, symbol: Symbol, left: int, right: int, mode: str
         trace.refuse(f"{mode} padding by a negative amount", "Crop with a slice.")
     whole = symbol.reading(trace.graph.settled(symbol.reads, trace.where()))
     return trace.add(EdgePadding(Edge(mode), symbol.channels, left, right), [whole])
+
+
+def pad_to_length(trace: Trace, symbol: Symbol, left: int, right: Length, fill: float) -> Symbol:
+    """Padded at the end by as much as the length says, such as up to a multiple, or to another value's length."""
+    view = symbol.stored
+    if not Count.derive(np.add, view.timeline.total, right.count, empty=None).is_monotonic:
+        trace.refuse("a padding that makes longer streams shorter", "Pad up to a multiple, or to another value's length.")
+    if not view.may_read(fill):
+        view = trace.graph.settled(view, trace.where())
+    return symbol.storing(view.padded(left, right.count, fill))

@@ -30,6 +30,11 @@ class Pool(Windowed):
         self.window = Window(stride, tuple(tap * dilation - padding for tap in range(size)), fill)
         self.right = padding + (stride - 1 if ceil_mode else 0)
 
+    @property
+    def pads(self) -> bool:
+        """Whether a window may reach beyond the input."""
+        return self.padding > 0 or self.right > 0
+
     def length(self, total: Frames) -> Frames:
         windows = self._complete(total + self.right)
         if self.ceil_mode:
@@ -134,7 +139,7 @@ def _add(trace: Trace, pool: Pool, symbol: Symbol) -> Symbol:
     if symbol.ndim > 3 or symbol.axes.time_dim != symbol.ndim - 1:
         trace.refuse("a pool over another dimension than time", "Give it [B, C, T].")
     symbol = symbol.in_any_order
-    if not symbol.stored.may_read(pool.window.fill):
+    if pool.pads and not symbol.stored.may_read(pool.window.fill):
         symbol = symbol.storing(trace.graph.settled(symbol.stored, trace.where()))
     return trace.add_each(pool, symbol)
 

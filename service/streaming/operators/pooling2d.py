@@ -59,7 +59,7 @@ def _pooled(trace: Trace, given: Image, time: Pool, frequency: Pool, mean: bool,
     """Over time, then over frequencies: a window's sum and its maximum are those of its rows."""
     symbol = given.symbol
     if not time.window.is_same_index:
-        given = given.readable(trace, time.window.fill)
+        given = given.readable(trace, time.window.fill) if time.pads else given
         symbol = given.result(trace, time, given.frequencies, given.channels)
     if frequency.window.is_same_index:
         return symbol

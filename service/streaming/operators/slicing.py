@@ -16,11 +16,12 @@ from service.streaming.lowering import lowers
 from service.streaming.operator import Pointwise
 from service.streaming.operators.arithmetic import part
 from service.streaming.operators.dimensions import factor_place, place_of
-from service.streaming.operators.padding import pad_channels, pad_with_edge
+from service.streaming.operators.padding import pad_channels, pad_to_length, pad_with_edge
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
 EVERYTHING = slice(None)
+ENDS = "Cut a fixed number of elements off the end, [..., :-b], or cut to another value's length."
 
 
 @lowers("getitem", any_kind=True)
@@ -108,18 +109,22 @@ class Pick(Pointwise):
 
 def crop(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
     """`x[..., a:-b:step]`, or cut to another value's length."""
-    first, stop, step = kept.start or 0, kept.stop, kept.step or 1
+    first, stop, step = 0 if kept.start is None else kept.start, kept.stop, kept.step or 1
     if not isinstance(first, int) or first < 0:
         trace.refuse(
             f"a slice of time that begins at {kept.start!r}", "Only a fixed number of elements can be cut off the beginning."
         )
+    if isinstance(stop, Length) and stop.count.gain == 0:
+        stop = stop.asked()
     view = symbol.stored
     if isinstance(stop, Length):
         # A negative number would count from the end.
+        if not stop.count.is_monotonic:
+            trace.refuse("a slice of time that ends where a longer stream may end it earlier", ENDS)
         trace.graph.require(lambda t: t >= 0, stop.count)
         view = view.limited(stop.count)
     elif stop is not None and (not isinstance(stop, int) or stop >= 0):
-        trace.refuse(f"a slice of time that ends at {stop!r}", "Cut a fixed number of elements off the end, [..., :-b].")
+        trace.refuse(f"a slice of time that ends at {stop!r}", ENDS)
     if first or isinstance(stop, int):
         view = view.cropped(first, -stop if isinstance(stop, int) else 0)
     symbol = symbol.storing(view)
@@ -142,13 +147,15 @@ def narrow(trace: Trace, symbol: Symbol, dim: int, start: int, length: int) -> S
 def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Symbol:
     sides = list(pad) + [0] * (2 * symbol.ndim - len(pad))
     time = 2 * (symbol.ndim - 1 - symbol.axes.time_dim)
-    if not all(isinstance(side, int) for side in sides):
-        trace.refuse("padding by an amount that depends on the length", "Pad by fixed amounts.")
     left, right = sides[time : time + 2]
+    if not all(isinstance(side, int) for place, side in enumerate(sides) if place != time + 1):
+        trace.refuse("padding on the left by an amount that depends on the length", "Pad by it on the right, at the end.")
+    if isinstance(right, Length) and (mode != "constant" or left < 0 or right.least < 0):
+        right = right.asked()
     fill = float(torch.zeros((), dtype=symbol.dtype).fill_(value or 0.0))
     for place, axis in enumerate(symbol.axes.each):
         before, behind = sides[2 * (symbol.ndim - 1 - place) :][:2]
-        if place != symbol.axes.time_dim and (before or behind):
+        if place != symbol.axes.time_dim and (before, behind) != (0, 0):
             if mode != "constant" or axis.kind is not Kind.FACTOR:
                 trace.refuse(f"{mode} padding of {'batch' if axis.kind is Kind.BATCH else 'channels'}", "Pad them with constants.")
             symbol = pad_channels(trace, symbol, place, (before, behind), fill)
@@ -159,6 +166,8 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant"
         trace.refuse(
             f"{mode} padding", "It reads the other end of the stream; pad with zeros, or run it on windows (mode: window)."
         )
+    if isinstance(right, Length):
+        return pad_to_length(trace, symbol, left, right, fill)
     view = symbol.stored
     if left < 0 or right < 0:
         first, last = max(0, -left), max(0, -right)
