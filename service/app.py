@@ -21,10 +21,10 @@ from service.errors import OperatorActionRequired
 from service.observe.metrics import Metrics
 from service.restore import RestorePolicy
 from service.scheduler import Scheduler
-from service.settings import WorkerSettings
+from service.settings import WorkerSettings, membership
 from service.state import Origin, SnapshotDisk, SnapshotPolicy, Streams
 from service.streaming import Program
-from service.transport.interface import Membership, TopicDescription, Transport
+from service.transport.interface import TopicDescription, Transport
 from service.worker import Worker
 
 log = structlog.get_logger("penstock.app")
@@ -56,11 +56,6 @@ class Application:
         config = self.config
         return Topics(config.output.topic, config.dead_letters.topic, config.snapshot_topic)
 
-    @property
-    def membership(self) -> Membership:
-        group = self.config.group
-        return Membership(self.config.app, self.config.instance, group.static, group.session_timeout)
-
     def worker(
         self,
         transport: Transport,
@@ -81,7 +76,7 @@ class Application:
         settings = WorkerSettings(
             input=config.input.topic,
             topics=self.topics,
-            membership=self.membership,
+            membership=membership(config),
             transactional_id=config.transactional_id,
             partitions=partitions,
             commit_interval=config.commit.interval,

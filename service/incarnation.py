@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 
-from service.transport.interface import Isolation, Partition, Reader, Transport
+from service.transport.interface import Isolation, Partition, Publisher, Reader, Transport
 
 SIGNED = b"PSNI\x01"
 """How the value of a signature begins; the rest names the process."""
@@ -26,10 +26,9 @@ class Incarnation:
         self._key = b"\x00penstock.instance." + instance.encode()
         self._since = 0
 
-    def sign(self, reader: Reader, timeout: float) -> None:
+    def sign(self, reader: Reader, publisher: Publisher, timeout: float) -> None:
         """From now on every older process of this instance is superseded. Raises `TransportUnavailable`."""
         _, self._since = reader.watermarks(self._register, timeout)
-        publisher = self._transport.publisher()
         publisher.publish(self._register.topic, SIGNED + self.name.encode(), key=self._key, partition=self._register.partition)
         publisher.flush(timeout)
 

@@ -9,7 +9,7 @@ many records in flight.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -59,9 +59,8 @@ class Suspicion:
 class Quarantine:
     """Writes `Suspicion`s down. `reach` is how many records beyond the committed offset a process may have had in its hands."""
 
-    def __init__(self, publisher: Callable[[], Publisher], topic: str, reach: int, timeout: float) -> None:
-        self._make = publisher
-        self._publisher: Publisher | None = None
+    def __init__(self, publisher: Publisher, topic: str, reach: int, timeout: float) -> None:
+        self._publisher = publisher
         self._topic = topic
         self._reach = reach
         self._timeout = timeout
@@ -94,13 +93,11 @@ class Quarantine:
         for task, suspicion in tasks.items():
             suspicion.starts = 0
             self._publish(task, _STARTS_KEY, suspicion.started, 0)
-        if self._publisher is not None:
-            self._publisher.flush(self._timeout)
+        self._publisher.flush(self._timeout)
 
     def _write(self, task: int, key: bytes, offset: int, count: int) -> None:
-        self._publish(task, key, offset, count).flush(self._timeout)
+        self._publish(task, key, offset, count)
+        self._publisher.flush(self._timeout)
 
-    def _publish(self, task: int, key: bytes, offset: int, count: int) -> Publisher:
-        publisher = self._publisher = self._publisher or self._make()
-        publisher.publish(self._topic, _COUNTED.pack(_MAGIC, offset, count), key=key, partition=task)
-        return publisher
+    def _publish(self, task: int, key: bytes, offset: int, count: int) -> None:
+        self._publisher.publish(self._topic, _COUNTED.pack(_MAGIC, offset, count), key=key, partition=task)

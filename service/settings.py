@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from service.config import Config
 from service.epoch import Topics
-from service.transport.interface import Membership
+from service.transport.ahead import Ahead
+from service.transport.interface import Membership, Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +26,12 @@ class WorkerSettings:
     call_timeout: float = 30.0
     longest_poll: float = 0.1
     output_bytes: int = 900_000
+
+
+def membership(config: Config) -> Membership:
+    return Membership(config.app, config.instance, config.group.static, config.group.session_timeout)
+
+
+def ahead(config: Config, transport: Transport) -> Transport:
+    """With the clients of the application's worker made already."""
+    return Ahead(transport, membership(config), config.transactional_id, config.commit.transaction_timeout)

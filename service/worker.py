@@ -60,9 +60,8 @@ class Worker:
         self._stopping = False
         self._reader = SharedReader(transport.reader())
         self._feeder = Feeder(scheduler, streams, encoder, metrics, clock, settings.input, settings.output_bytes)
-        self._quarantine = Quarantine(
-            transport.publisher, settings.topics.snapshots, 2 * settings.max_records, settings.call_timeout
-        )
+        self._publisher = transport.publisher()
+        self._quarantine = Quarantine(self._publisher, settings.topics.snapshots, 2 * settings.max_records, settings.call_timeout)
         source = transport.source(settings.membership)
         self._assignment = Assignment(source, self._reader, streams, recovery, self._quarantine, metrics, clock)
         self._incarnation = Incarnation(transport, settings.topics.snapshots, settings.membership.instance)
@@ -97,7 +96,7 @@ class Worker:
             self.close()
 
     def open(self) -> None:
-        self._incarnation.sign(self._reader, self._settings.call_timeout)
+        self._incarnation.sign(self._reader, self._publisher, self._settings.call_timeout)
         self.commits.open()
         self._assignment.source.subscribe([self._settings.input], self)
 

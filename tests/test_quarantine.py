@@ -161,7 +161,7 @@ def test_an_attempt_is_written_before_the_step_and_awaited() -> None:
         def flush(self, timeout: float) -> None:
             said.append("awaited")
 
-    quarantine = Quarantine(Spy, "snapshots", 10, 1.0)  # type: ignore[arg-type]  # a spy needs no more
+    quarantine = Quarantine(Spy(), "snapshots", 10, 1.0)  # type: ignore[arg-type]  # a spy needs no more
     assert quarantine.attempt(0, Suspicion(), 7) is None
     assert said == ["written", "awaited"]
 
@@ -181,9 +181,9 @@ def test_quarantine_ends() -> None:
         suspicion = Suspicion()
         for key, value in written.items():
             assert suspicion.read(key, value)
-        Quarantine(Topic, "snapshots", 10, 1.0).begin(0, suspicion, 100)  # type: ignore[arg-type]
+        Quarantine(Topic(), "snapshots", 10, 1.0).begin(0, suspicion, 100)  # type: ignore[arg-type]
     assert suspicion.until == 110
-    Quarantine(Topic, "snapshots", 10, 1.0).begin(0, again := Suspicion(100, STARTS), 101)  # type: ignore[arg-type]
+    Quarantine(Topic(), "snapshots", 10, 1.0).begin(0, again := Suspicion(100, STARTS), 101)  # type: ignore[arg-type]
     assert not again.until
 
 
@@ -205,7 +205,7 @@ def test_attempts_on_a_later_record_are_remembered_while_earlier_ones_pass() -> 
         def flush(self, timeout: float) -> None: ...
 
     suspicion = Suspicion(tried=9, attempts=2)
-    quarantine = Quarantine(Topic, "snapshots", 10, 1.0)  # type: ignore[arg-type]
+    quarantine = Quarantine(Topic(), "snapshots", 10, 1.0)  # type: ignore[arg-type]
     quarantine.outlived(0, suspicion, 5)
     assert (suspicion.tried, suspicion.attempts) == (9, 2)
     quarantine.outlived(0, suspicion, 9)

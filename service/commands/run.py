@@ -37,8 +37,8 @@ def run(config: Config, transport: Transport, accept_fingerprint: bool = False) 
         bytes_per_key=application.program.bytes_per_slot,
     )
     # Decoding makes many short-lived lists; without this, each batch has the collector walk all that torch has loaded.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(100_000, 20, 100)
     metrics = Metrics()
     metrics.serve(config.metrics)

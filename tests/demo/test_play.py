@@ -20,20 +20,23 @@ from service.transport.memory import MemoryLog, MemoryTransport
 
 def test_what_the_worker_raises_ends_it() -> None:
     application = Application.from_config(load(SETTINGS, environment={}))
-    transport, stop = MemoryTransport(MemoryLog()), threading.Event()
-    config = application.config
+    log, stop = MemoryLog(), threading.Event()
+    transport, config, threads = MemoryTransport(log), application.config, threading.active_count()
 
     def start_another() -> None:
+        """As soon as the worker is at work: who signs later is the newer one."""
+        while not log.group(config.app).committed:
+            stop.wait(0.01)
         reader = transport.reader(Isolation.READ_COMMITTED)
-        Incarnation(transport, config.snapshot_topic, config.instance).sign(reader, 5.0)
+        Incarnation(transport, config.snapshot_topic, config.instance).sign(reader, transport.publisher(), 5.0)
         transport.sink(config.transactional_id, 10.0).open(5.0)
 
-    takeover = threading.Timer(1.0, start_another)
+    takeover = threading.Thread(target=start_another, daemon=True)
     takeover.start()
     try:
         with pytest.raises(Fenced):
             play(application, Stage(transport, "memory"), Fleet(1), None, stop, Console(quiet=True))
     finally:
-        takeover.cancel()
+        takeover.join(10.0)
     assert stop.is_set()
-    assert threading.active_count() == 1
+    assert threading.active_count() == threads

@@ -30,6 +30,7 @@ class KafkaReader:
         self._isolation = isolation
         self._log_ends: KafkaReader | None = None
         self._turn = 0
+        self._awake = False
 
     def partitions(self, topic: str, timeout: float) -> int | None:
         deadline = time.monotonic() + timeout
@@ -73,6 +74,10 @@ class KafkaReader:
             return
         self._turn += 1
         turn = self._turn
+        if not self._awake:
+            # What a client first fetches a while after it was made comes a second late, unless it was asked something before.
+            self.partitions(partition.topic, timeout)
+            self._awake = True
         self._consumer.assign([TopicPartition(partition.topic, partition.partition, start)])
         try:
             position, deadline = start, time.monotonic() + timeout
