@@ -123,18 +123,21 @@ class Application:
         self.worker(transport, accept_fingerprint=accept_fingerprint).run(stop)
 
 
+_READ_LITTLE = {
+    "min.cleanable.dirty.ratio": "0.1",
+    "min.compaction.lag.ms": "0",
+    "max.compaction.lag.ms": "600000",
+    "segment.bytes": str(8 << 20),
+    "segment.ms": "60000",
+}
+"""Settings of the snapshot topic, none of them larger, with which a restart reads hardly more than twice the live bytes: the
+cleaner runs as soon as a tenth is superseded, and only the segment that is being written, small or young, is out of its reach."""
+
+
 def required_topics(config: Config, partitions: int) -> list[TopicDescription]:
     """The topics that an application needs; outputs and snapshots have as many partitions as the input."""
-    compacted = {
-        "cleanup.policy": "compact",
-        # What a restore reads stays near the live bytes: the cleaner runs as soon as a tenth is superseded, after ten minutes at
-        # the latest, and only the segment that is being written, small or young, is out of its reach.
-        "min.cleanable.dirty.ratio": "0.1",
-        "max.compaction.lag.ms": "600000",
-        "segment.bytes": str(64 << 20),
-        "segment.ms": "600000",
-        "delete.retention.ms": "86400000",  # tombstones, for local disks that come back within half of that
-    }
+    compacted = {"cleanup.policy": "compact"} | _READ_LITTLE
+    compacted["delete.retention.ms"] = "86400000"  # tombstones, for local disks that come back within half of that
     return [
         TopicDescription(config.input.topic, partitions),
         TopicDescription(config.output.topic, partitions),
@@ -163,10 +166,29 @@ def topic_problems(config: Config, transport: Transport, timeout: float = 10.0) 
     return partitions, problems, missing
 
 
+def slow_settings(config: Config, transport: Transport, timeout: float = 10.0) -> str | None:
+    """Which settings of the snapshot topic make restarts read more than they need, and how to change them; None where there are
+    none, or they may not be read."""
+    snapshots = transport.admin().describe([config.snapshot_topic], timeout)[config.snapshot_topic]
+    found = snapshots.config if snapshots else {}
+    larger = {name: found[name] for name, most in _READ_LITTLE.items() if float(found.get(name, 0)) > float(most)}
+    if not larger:
+        return None
+    topic, told = config.snapshot_topic, ", ".join(f"{name}={value}" for name, value in larger.items())
+    wanted = ",".join(f"{name}={_READ_LITTLE[name]}" for name in larger)
+    return (
+        f"{topic} has {told}, so restarts may read many times the live snapshots. To change that: kafka-configs.sh "
+        f"--bootstrap-server {config.kafka['bootstrap.servers']} --alter --entity-type topics --entity-name {topic} "
+        f"--add-config {wanted}"
+    )
+
+
 def check_topics(config: Config, transport: Transport) -> int:
-    """The input's partition count. Raises `OperatorActionRequired` where a topic is missing or wrong."""
+    """The input's partition count. Raises `OperatorActionRequired` where a topic is missing or wrong; warns of slow settings."""
     partitions, problems, missing = topic_problems(config, transport)
     if problems:
         way_out = "Create what is missing: penstock topics CONFIG --create" if missing else "Mend the topics before the next start"
         raise OperatorActionRequired(f"{'; '.join(problems)}. {way_out}.")
+    if slow := slow_settings(config, transport):
+        log.warning("snapshot_topic", advice=slow)
     return partitions

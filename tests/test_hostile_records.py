@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from service.transport.interface import Headers
+from tests.applications import chunk
 from tests.cluster import Cluster, applications, audited, letters
 
 
@@ -51,3 +53,29 @@ def test_a_dead_letter_is_never_too_large_for_its_topic(cluster: Cluster) -> Non
         (None, None),
     ]
     assert audited(cluster) == 0
+
+
+def test_headers_are_kept_for_the_dead_letter_and_mean_nothing_else(cluster: Cluster) -> None:
+    many: Headers = [("traceparent", b"00-not-a-trace"), *[(f"header-{number}", b"\xff\x00") for number in range(500)]]
+    for value in (chunk(cluster.now * 1000, 5, seed=1), b"{", None):
+        cluster.log.append("in", value, b"a", None, many)
+    cluster.log.append("in", b"{", b"a", None, [("large", bytes(60_000))])
+    cluster.work()
+    assert audited(cluster) == 1
+    kept, large = (headers for _, _, headers in cluster.read("app.dead-letters"))
+    assert [(name, content) for name, content in kept.items() if not name.startswith("penstock.")] == many
+    assert "large" not in large
+    assert large["penstock.headers_bytes"] == b"60005"
+
+
+def test_times_within_a_stream_change_no_output(cluster: Cluster) -> None:
+    """Samples are fed in the order in which they come, whatever their times: earlier ones, the same again, a gap of a day."""
+    now = int(cluster.now * 1000)
+    times = [now, now + 5, now - 60_000, now - 60_000, now + 86_400_000]
+    for number, time in enumerate(times):
+        cluster.publish(b"a", chunk(time, 5, seed=min(number, 2)))
+    cluster.work()
+    assert audited(cluster) == 5
+    found = cluster.predictions()
+    assert [prediction["index"] for prediction in found] == [0, 5, 10, 15, 20]
+    assert [prediction["t"] for prediction in found] == times

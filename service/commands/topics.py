@@ -7,7 +7,7 @@ from dataclasses import replace
 from rich.console import Console
 from rich.table import Table
 
-from service.app import required_topics, topic_problems
+from service.app import required_topics, slow_settings, topic_problems
 from service.config import Config
 from service.errors import OperatorActionRequired
 from service.transport.interface import Transport
@@ -33,5 +33,7 @@ def topics(config: Config, transport: Transport, create: bool, partitions: int, 
         mark = "missing" if topic.name in absent else "wrong" if any(topic.name in text for text in problems) else "ok"
         table.add_row(topic.name, purpose, str(shown.partitions), shown.config.get("cleanup.policy", ""), mark)
     Console().print(table)
+    if slow := None if problems else slow_settings(config, transport, _TIMEOUT):
+        Console().print(slow)
     if problems:
         raise OperatorActionRequired("; ".join(problems) + (". Run again with --create." if missing else "."))

@@ -83,6 +83,12 @@ def test_every_path_that_is_named_exists(root: Path, document: str) -> None:
     assert not [path for path in named if not (root / path).exists()]
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_test_that_is_named_exists(root: Path, document: str) -> None:
+    named = re.findall(r"`(tests/[\w./]+\.py)::(\w+)`", (root / document).read_text())
+    assert not [(path, test) for path, test in named if not re.search(rf"^ *def {test}\(", (root / path).read_text(), re.MULTILINE)]
+
+
 def test_the_file_map_is_true(root: Path) -> None:
     text = (root / "docs" / "design.md").read_text()
     table = text[text.index("## File map") : text.index("## Non-obvious invariants")]

@@ -80,6 +80,14 @@ def test_each_client_gets_the_properties_that_are_for_it() -> None:
     assert not {"linger.ms", "fetch.min.bytes"} & admin.keys()
 
 
+def test_what_a_broker_may_send_at_once_is_capped() -> None:
+    """Compressed records grow in the client."""
+    for made in (KafkaProperties(SERVERS).member(MEMBER), KafkaProperties(SERVERS).reader(Isolation.READ_COMMITTED)):
+        assert made["fetch.message.max.bytes"] == 1 << 20
+        assert made["receive.message.max.bytes"] == 100 << 20
+        assert made["queued.max.messages.kbytes"] == 64 << 10
+
+
 def test_the_users_properties_win_over_defaults() -> None:
     assert KafkaProperties({**SERVERS, "compression.type": "zstd"}).idempotent()["compression.type"] == "zstd"
 
