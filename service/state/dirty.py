@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Float64, Int64
 
 from service.state.table import CLEAN, Slots, SlotTable
 
@@ -35,19 +36,22 @@ class SnapshotPolicy:
 
         The longest dirty go first, in whichever table they are.
         """
-        dirty, table = self._dirty(tables, tasks)
-        overdue, quota = 0, 0
-        if len(dirty):
-            share = len(dirty) * min(elapsed / self.every, 1.0) + self._carry
+        dirty = _dirty(tables, tasks)
+        overdue = quota = 0
+        if len(dirty.rows):
+            share = len(dirty.rows) * min(elapsed / self.every, 1.0) + self._carry
             self._carry = share - int(share)
-            overdue = self._overdue(tables, dirty, table, tasks, now)
+            must = self._must(dirty, tasks, now)
+            # Whoever is as old as one that must go does too.
+            overdue = int((dirty.at <= dirty.at[must].max()).sum()) if must.any() else 0
             quota = max(int(share), overdue)
         # What one second brings may be saved up, and one snapshot always.
         self._allowance = min(self._allowance + elapsed * self.bytes_per_second, max(self.bytes_per_second, self._size))
         if quota * self._size > self._allowance:
             quota = max(int(self._allowance // self._size), 0)
         self.deferred = max(overdue - quota, 0)
-        return [dirty[:quota][table[:quota] == number] for number in range(len(tables))]
+        chosen = dirty.oldest(quota)
+        return [dirty.rows[chosen][dirty.table[chosen] == number] for number in range(len(tables))]
 
     def wrote(self, snapshots: int, size: int) -> None:
         """So many snapshots of `size` bytes in all were written, whatever for."""
@@ -59,34 +63,49 @@ class SnapshotPolicy:
         """Whether a commit is owed for the sake of snapshots alone."""
         if self._allowance + elapsed * self.bytes_per_second < self._size:
             return False
-        dirty, table = self._dirty(tables, tasks)
-        return bool(len(dirty)) and self._overdue(tables, dirty[:1], table[:1], tasks, now) > 0
+        return bool(self._must(_dirty(tables, tasks), tasks, now).any())
 
-    def _dirty(self, tables: Sequence[SlotTable], tasks: Mapping[int, int]) -> tuple[Slots, Int64[np.ndarray, "B"]]:
-        """Dirty rows of all tables, the longest dirty first, and the table of each."""
-        parts = [table.dirty() for table in tables]
-        parts = [rows[np.isin(table.column("task")[rows], list(tasks))] for table, rows in zip(tables, parts, strict=True)]
-        since = np.concatenate([table.column("dirty_at")[rows] for table, rows in zip(tables, parts, strict=True)])
-        order = np.argsort(since, kind="stable")
-        numbers = np.repeat(np.arange(len(tables)), [len(rows) for rows in parts])
-        return np.concatenate(parts)[order], numbers[order]
+    def _must(self, dirty: _Dirty, tasks: Mapping[int, int], now: float) -> Bool[np.ndarray, "B"]:
+        """Those too old, and those that hold back a task's replay bound."""
+        reach = np.zeros(max(tasks, default=0) + 1, np.int64)
+        for task, next_offset in tasks.items():
+            reach[task] = next_offset - self.replay_records
+        must: Bool[np.ndarray, "B"] = (dirty.at <= now - self.every) | (dirty.since < reach[dirty.task])
+        return must
 
-    def _overdue(
-        self,
-        tables: Sequence[SlotTable],
-        dirty: Slots,
-        table: Int64[np.ndarray, "B"],
-        tasks: Mapping[int, int],
-        now: float,
-    ) -> int:
-        """How many of the oldest must go: those too old, and those that hold back a task's replay bound."""
-        rows = np.empty(len(dirty), tables[0].rows.dtype)
-        for number, each in enumerate(tables):
-            rows[table == number] = each.rows[dirty[table == number]]
-        numbers, inverse = np.unique(rows["task"], return_inverse=True)
-        reach = np.array([tasks[task] for task in numbers.tolist()], np.int64)[inverse] - self.replay_records
-        must = (rows["dirty_at"] <= now - self.every) | (rows["dirty_since"] < reach)
-        return int(np.flatnonzero(must)[-1]) + 1 if must.any() else 0
+
+@dataclass(frozen=True, slots=True)
+class _Dirty:
+    """Dirty rows of several tables: the table and the row, the task, and since which offset and time."""
+
+    table: Int64[np.ndarray, "B"]
+    rows: Slots
+    task: Int64[np.ndarray, "B"]
+    since: Int64[np.ndarray, "B"]
+    at: Float64[np.ndarray, "B"]
+
+    def oldest(self, count: int) -> Int64[np.ndarray, "K"]:
+        """Which, the longest dirty first. Only so many are put in order: at every commit there may be a hundred thousand."""
+        if not count:
+            return np.zeros(0, np.int64)
+        chosen = np.argpartition(self.at, count - 1)[:count] if count < len(self.at) else np.arange(len(self.at))
+        return chosen[np.argsort(self.at[chosen], kind="stable")]
+
+
+def _dirty(tables: Sequence[SlotTable], tasks: Mapping[int, int]) -> _Dirty:
+    """Those of the tasks given."""
+    held = np.zeros(max(tasks, default=0) + 1, np.bool_)
+    held[list(tasks)] = True
+    found: list[list[np.ndarray[Any, Any]]] = []
+    for number, table in enumerate(tables):
+        rows = table.dirty()
+        task = table.column("task")[rows]
+        known = (task < len(held)) & held[np.minimum(task, len(held) - 1)]
+        if not known.all():
+            rows, task = rows[known], task[known]
+        columns = (table.column(name)[rows] for name in ("dirty_since", "dirty_at"))
+        found.append([np.full(len(rows), number), rows, task, *columns])
+    return _Dirty(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
 
 
 def replay_from(table: SlotTable, task: int, next_offset: int, leaving_out: Slots) -> int:

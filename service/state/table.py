@@ -25,7 +25,8 @@ _ROW = np.dtype(
         ("dirty_at", np.float64),  # when that was fed, in seconds of the worker's clock
         ("snapshotted", np.bool_),  # the snapshot topic holds this stream
         ("used", np.int64),  # when it was last fed, in steps
-    ]
+    ],
+    align=True,
 )
 
 

@@ -71,3 +71,19 @@ def test_a_snapshot_larger_than_the_budget_goes_when_enough_is_saved() -> None:
 def test_replay_begins_at_the_oldest_record_that_no_snapshot_has(leaving: list[int], expected: int) -> None:
     streams = table((0, 3, 1.0), (0, 7, 0.0), (1, 1, 0.0))
     assert replay_from(streams, 0, 20, np.array(leaving, np.int64)) == expected
+
+
+def test_of_very_many_only_the_oldest_are_put_in_order() -> None:
+    ages = np.random.default_rng(1).permutation(5000)
+    streams = table(*[(0, 0, float(age)) for age in ages])
+    slots, rows = policy(every=100.0).choose([streams, table((0, 0, 3.5))], {0: 1}, now=1.0, elapsed=0.2)
+    oldest = np.sort(streams.rows["dirty_at"][slots])
+    assert oldest.tolist() == [float(age) for age in range(len(slots))]
+    assert len(slots) + len(rows) == 10
+    assert len(rows) == 1
+
+
+def test_a_stream_that_holds_back_the_bound_of_one_task_is_owed_a_commit_whoever_is_older() -> None:
+    streams, bounded = table((0, 950, 1.0), (1, 10, 2.0)), policy(every=100.0, records=100)
+    assert bounded.overdue([streams], {0: 1000, 1: 1000}, now=3.0, elapsed=1.0)
+    assert not bounded.overdue([streams], {0: 1000}, now=3.0, elapsed=1.0)
