@@ -70,9 +70,7 @@ class Application:
         config = self.config
         partitions = check_topics(config, transport)
         # One row more than slots: the dummy's.
-        streams = Streams(
-            self.program, config.state.slots + 1, model.device(config), config.state.memory_bytes, self._disk(transport)
-        )
+        streams = Streams(self.program, config.state.slots + 1, config.state.memory_bytes, self._disk(transport))
         settings = WorkerSettings(
             input=config.input.topic,
             topics=self.topics,

@@ -2,6 +2,7 @@
 
     PenstockError
     ├── ConfigurationError     the operator changes a setting             exit 2
+    │   └── DeviceRefused      ... which device                           exit 2
     ├── NotExact               a program and its module differ            exit 1
     ├── OperatorActionRequired the log or its topics contradict the state exit 1
     ├── TransportUnavailable   the broker cannot be reached in time       exit 1
@@ -25,6 +26,10 @@ class PenstockError(Exception):
 
 class ConfigurationError(PenstockError):
     """A setting is wrong; the message gives its path, what was found and what is allowed."""
+
+
+class DeviceRefused(ConfigurationError, ValueError):
+    """A program cannot run on the device that is asked for; the message says why, and what to use."""
 
 
 class NotExact(PenstockError):

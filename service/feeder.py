@@ -121,10 +121,9 @@ class Feeder:
 
     def try_out(self) -> None:
         """Raises `StepFailed` where the program fails for a single harmless frame, so that no record is at fault."""
-        program, device = self._streams.program, self._streams.device
-        frame = Ragged(program.admission.harmless.to(device), torch.ones(1, dtype=torch.int64, device=device))
+        program, one = self._streams.program, torch.ones(1, dtype=torch.int64)
         try:
-            program.step(program.new_state(slots=2, device=device), torch.ones(1, dtype=torch.int64, device=device), frame)
+            program.step(program.new_state(slots=2), one, Ragged(program.admission.harmless, one))
         except Exception as error:
             raise StepFailed(
                 f"the network raises whatever it is fed, even a single harmless frame: {type(error).__name__}: {str(error)[:500]}. "

@@ -60,9 +60,13 @@ def build(config: Config) -> nn.Sequential:
 
 
 def program(config: Config, module: nn.Module) -> Program:
-    """The streaming form of `module`; sets the process's threads. Raises `NotStreamable`, which names the node."""
+    """The streaming form of `module`; sets the process's threads. Raises `NotStreamable`, which names the node, and
+    `ConfigurationError` where its device is not there.
+    """
     torch.set_num_threads(threads(config))
-    return convert(module, channels=config.channels, numerics=config.numerics.value, precision=config.model.precision)
+    return convert(
+        module, channels=config.channels, numerics=config.numerics.value, precision=config.model.precision, device=device(config)
+    )
 
 
 def threads(config: Config) -> int:
@@ -75,10 +79,8 @@ def threads(config: Config) -> int:
 
 
 def device(config: Config) -> str:
-    """Where the program runs: the CPU, for now. Raises `ConfigurationError` where a GPU is asked for."""
-    if config.device.startswith("cuda"):
-        raise ConfigurationError(f"device: {config.device}: penstock does not run on GPUs yet; use auto or cpu")
-    return "cpu"
+    """Where the program runs; `auto` is the CPU, since another device gives other bits than the ones committed so far."""
+    return "cpu" if config.device == "auto" else config.device
 
 
 def _network(model: Model) -> nn.Module:

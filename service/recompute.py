@@ -19,7 +19,6 @@ from service.epoch import Epoch, Topics
 from service.errors import OperatorActionRequired
 from service.extent import EVERYTHING, Extent
 from service.feeder import Feeder
-from service.model import device
 from service.observe.metrics import Metrics
 from service.portion import portion
 from service.refused import Refusals, cut
@@ -85,7 +84,7 @@ class _Streams:
         self._first = first
         self._refused = refused
         self._max_records = config.poll.max_records
-        self._streams = Streams(application.program, config.state.slots + 1, device(config), config.state.memory_bytes)
+        self._streams = Streams(application.program, config.state.slots + 1, config.state.memory_bytes)
         self._streams.assign(partition.partition)
         scheduler = Scheduler(application.decoder, self._streams)
         self._feeder = Feeder(

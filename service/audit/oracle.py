@@ -16,10 +16,9 @@ from service.streaming import Precision, Program, Ragged
 class ModuleOracle:
     """`Oracle` of an application's module and program."""
 
-    def __init__(self, module: nn.Module, program: Program, device: str) -> None:
-        self._module = module.to(device)
+    def __init__(self, module: nn.Module, program: Program) -> None:
+        self._module = module.to(program.device)
         self._program = program
-        self._device = torch.device(device)
 
     @property
     def decimation(self) -> float:
@@ -38,7 +37,7 @@ class ModuleOracle:
 
     def offline(self, stream: OfferedStream) -> Float32[np.ndarray, "M C_out"]:
         """A stream that has not ended is continued with zeros to a length that the module takes; what depends on them is cut."""
-        x = torch.from_numpy(stream.samples()).to(self._device)
+        x = torch.from_numpy(stream.samples()).to(self._program.device)
         frames = len(x)
         whole = stream.ended and self._program.accepts(frames)
         count = int(self._program.total(frames) if whole else self._program.ready(frames))
@@ -54,9 +53,9 @@ class ModuleOracle:
 
     def streamed(self, streams: Sequence[OfferedStream]) -> list[Float32[np.ndarray, "M C_out"]]:
         signals = [torch.from_numpy(stream.samples()) for stream in streams]
-        lengths = torch.tensor([len(signal) for signal in signals], device=self._device)
-        final = torch.tensor([stream.ended for stream in streams], device=self._device) & self._program.accepts(lengths)
-        state = self._program.new_state(slots=len(streams) + 1, device=str(self._device))
-        slots = torch.arange(1, len(streams) + 1, device=self._device)
-        out = self._program.step(state, slots, Ragged(torch.cat(signals).to(self._device), lengths), final=final)
-        return [part.cpu().numpy() for part in out.split()]
+        lengths = torch.tensor([len(signal) for signal in signals])
+        final = torch.tensor([stream.ended for stream in streams]) & self._program.accepts(lengths)
+        state = self._program.new_state(slots=len(streams) + 1)
+        slots = torch.arange(1, len(streams) + 1)
+        out = self._program.step(state, slots, Ragged(torch.cat(signals), lengths), final=final)
+        return [part.numpy() for part in out.split()]

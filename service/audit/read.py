@@ -11,7 +11,6 @@ from service.audit.oracle import ModuleOracle
 from service.codec.interface import Chunks, Prediction
 from service.errors import OffsetsPending, OperatorActionRequired, TransportUnavailable
 from service.extent import EVERYTHING, Extent
-from service.model import device
 from service.transport.interface import Isolation, Membership, Partition, Reader, RecordBatch, Source, Transport
 
 _TIMEOUT = 30.0
@@ -65,7 +64,7 @@ def audit(application: Application, transport: Transport, extent: Extent = EVERY
         partitions,
         [prediction for prediction in published if judged(prediction)],
         [letter for letter in letters if judged(letter)],
-        ModuleOracle(application.module, application.program, device(config)),
+        ModuleOracle(application.module, application.program),
         within,
     )
 

@@ -63,12 +63,9 @@ class _Undo:
 class Streams:
     """Owns `program`'s arena and everything about who sits in it. `capacity` slots, the dummy included, and never more."""
 
-    def __init__(
-        self, program: Program, capacity: int, device: str, memory: int = MEMORY, disk: SnapshotDisk | None = None
-    ) -> None:
+    def __init__(self, program: Program, capacity: int, memory: int = MEMORY, disk: SnapshotDisk | None = None) -> None:
         self.program = program
-        self.device = torch.device(device)
-        self.state = program.new_state(slots=capacity, device=device)
+        self.state = program.new_state(slots=capacity)
         self.table = SlotTable(capacity)
         self.index: dict[int, dict[bytes, int]] = {}
         self.cold = ColdStreams(memory, disk or SnapshotDisk())
@@ -216,10 +213,10 @@ class Streams:
         """One packed step; the outputs' values and how many each stream got."""
         self._steps += 1
         self.table.rows["used"][slots] = self._steps
-        packed = Ragged(torch.from_numpy(values).to(self.device), torch.from_numpy(lengths).to(self.device))
-        ended = None if final is None else torch.from_numpy(final).to(self.device)
+        packed = Ragged(torch.from_numpy(values), torch.from_numpy(lengths))
+        ended = None if final is None else torch.from_numpy(final)
         out = self.program.step(self.state, self._tensor(slots), packed, final=ended)
-        return out.values.cpu().numpy(), out.lengths.cpu().numpy()
+        return out.values.numpy(), out.lengths.numpy()
 
     def end(self, slots: Slots, live: bool) -> None:
         """These streams are over: their keys are free for new streams at once, their slots after `settle`."""
@@ -352,4 +349,4 @@ class Streams:
         return slot
 
     def _tensor(self, slots: Slots) -> torch.Tensor:
-        return torch.from_numpy(slots).to(self.device)
+        return torch.from_numpy(slots)

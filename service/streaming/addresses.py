@@ -77,6 +77,8 @@ class Group:
             found += in_ring
         if read and self.edge is Edge.FILL:
             self._fill(turn, out, into, rows, ahead, found, read[0].fills)
+        if out.beyond is not None:
+            found.masked_fill_(out.beyond, 0)
         if len(set(self.taps)) == 1:
             return list(found.view(len(self.taps), self.taps[0], -1).transpose(1, 2).reshape(len(self.taps), -1).unbind())
         return [part.t().reshape(-1) for part in torch.split(found, self.taps)]
@@ -89,7 +91,7 @@ class Group:
             depths = [max(1, store.depth) for store in read]
             spread = [(depth, depth - 1, at if store.depth else 0) for depth, at, store in zip(depths, begin, read, strict=True)]
             columns = zip(*(entry for entry, taps in zip(spread, self.taps, strict=True) for _ in range(taps)), strict=True)
-            depth, mask, ring_at = (_column(column) for column in columns)
+            depth, mask, ring_at = (_column(column).to(self.offsets.device) for column in columns)
             self._places = (begin, (depth, mask, ring_at))
         return self._places[1]
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 DUMMY_SLOT = 0
 WIDE = (torch.complex128, torch.float64)
+ALIGNED = 128
+"""Rows of a multiple of which staging areas begin on a device: 512 bytes, as the memory does that is allocated there, so that a
+library that looks at addresses chooses the same kernel for both."""
 MOST_ROWS = torch.iinfo(torch.int32).max
 MOST_ROOMS = 256
 GRAIN = 32768
@@ -24,20 +27,23 @@ class Store:
     """The rows of one value: constant fill rows, then a staging area for the round at hand, then a ring for every slot.
 
     One tensor holds all three, so that a window is gathered in one call wherever its parts lie. Element `j` of slot `s` is row
-    `s * depth + j % depth` of the rings; `depth` is a power of two, or 0 for a value without history.
+    `s * depth + j % depth` of the rings; `depth` is a power of two, or 0 for a value without history. The staging
+    area begins at a multiple of `aligned` rows.
     """
 
-    def __init__(self, slots: int, depth: int, channels: int, staged: int, fills: Sequence[float], like: Tensor) -> None:
+    def __init__(
+        self, slots: int, depth: int, channels: int, staged: int, fills: Sequence[float], like: Tensor, aligned: int = 1
+    ) -> None:
         self.depth = depth
         self.channels = channels
         self.fills = tuple(fills)
         self._like = like
+        self.stage_at = -(-len(self.fills) // aligned) * aligned
         self._allocate(slots, staged)
 
     def _allocate(self, slots: int, staged: int) -> None:
         self.slots = slots
         self.staged = staged
-        self.stage_at = len(self.fills)
         self.ring_at = self.stage_at + staged
         if self.ring_at + slots * self.depth > MOST_ROWS:
             raise ValueError(f"{slots} slots of {self.depth} rows are more than one arena addresses ({MOST_ROWS}); use fewer slots")

@@ -20,7 +20,10 @@ BITS = 3
 
 
 def fingerprint(program: Program) -> str:
-    """Everything that decides the program's output bits: network, weights, numerics, precision, torch, instructions, threads."""
+    """Everything that decides the program's output bits: network, weights, numerics, precision, torch, instructions, threads; of an
+    accelerator its name, and how many frames a round has there.
+    """
+    accelerator = program.accelerator
     return _digest(
         network(program.graph),
         str(BITS),
@@ -30,6 +33,7 @@ def fingerprint(program: Program) -> str:
         torch.__version__,
         torch.backends.cpu.get_cpu_capability(),
         str(program.threads),
+        *(() if accelerator is None else (accelerator.name, str(program.max_step))),
     )
 
 

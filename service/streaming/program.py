@@ -12,10 +12,11 @@ from torch import Tensor
 from service.errors import StreamLengthError
 from service.streaming import report, snapshot
 from service.streaming.admission import Admission
-from service.streaming.arena import State, Store
+from service.streaming.arena import ALIGNED, State, Store
 from service.streaming.checks import check_chunks, check_slots
 from service.streaming.device.accelerator import Accelerator
 from service.streaming.device.levels import Cutter, levels_of
+from service.streaming.device.relocation import relocated
 from service.streaming.device.rounds import Rounds
 from service.streaming.execution import from_ring, prepare, run
 from service.streaming.fingerprint import fingerprint, state_fingerprint
@@ -56,6 +57,8 @@ class Program:
         self.output = self.graph.output
         dense = numerics is Numerics.FAST and precision is Precision.FLOAT32 and accelerator is None
         self.steps = prepare(plan, dense)
+        if accelerator is not None:
+            self.steps = relocated(self.steps, accelerator, numerics)
         self.cutter = None if accelerator is None else Cutter(plan, levels_of(plan, max_step, numerics is Numerics.EXACT))
         self.admission = Admission(self.graph)
         self._accepts = self.graph.accepts()
@@ -150,8 +153,9 @@ class Program:
             )
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         _keep_memory()
+        aligned = 1 if self.accelerator is None else ALIGNED
         stores = {
-            index: Store(slots, depth, value.channels, self._staged(value), self.plan.fills, like)
+            index: Store(slots, depth, value.channels, self._staged(value), self.plan.fills, like, aligned)
             for index, depth in self.plan.depth.items()
             for value in [self.graph.values[index]]
         }

@@ -36,6 +36,9 @@ def _depths(depths: tuple[int, ...]) -> tuple[Int64[Tensor, "D 1"], Int64[Tensor
 class Span:
     """Elements `start[b] … stop[b] - 1` of every stream `b`, packed stream after stream."""
 
+    beyond: Bool[Tensor, "M"] | None = None
+    """Which packed rows are nobody's, where there are such."""
+
     def __init__(self, start: Int64[Tensor, "B"], stop: Int64[Tensor, "B"]) -> None:
         self.start = start
         self.stop = stop

@@ -58,7 +58,7 @@ def computed(program: Program, streams: Sequence[OfferedStream]) -> States:
     if not going:
         return {}
     signals = [torch.from_numpy(stream.samples()) for stream in going]
-    state = program.new_state(slots=len(going) + 1, device="cpu")
+    state = program.new_state(slots=len(going) + 1)
     slots = torch.arange(1, len(going) + 1)
     program.step(state, slots, Ragged(torch.cat(signals), torch.tensor([len(signal) for signal in signals])))
     states = {}

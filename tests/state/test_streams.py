@@ -12,7 +12,7 @@ from tests.cluster import applications
 @pytest.fixture
 def streams() -> Streams:
     """Six slots, five streams that have been fed, one frame each, in the order of their slots' numbers."""
-    streams = Streams(applications()["one"].program, 7, "cpu")
+    streams = Streams(applications()["one"].program, 7)
     streams.assign(0)
     streams.make_room(5)
     for number in range(5):

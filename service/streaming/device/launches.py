@@ -8,22 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from service.streaming.addresses import Origins, origins
 from service.streaming.arena import State
 from service.streaming.device.levels import Level
-from service.streaming.device.placed import FilledSpan, FilledWindows, PlacedSpan, RecurrentTables, limits
+from service.streaming.device.placed import FilledTurn, FilledWarmTurn, FilledWindows, OrderTables, PlacedSpan
 from service.streaming.device.tables import Tables
 from service.streaming.execution import Step
 from service.streaming.graph import Graph, Node, Value
 from service.streaming.operator import Banded, Batched, Expansion, Pointwise, Recurrence, Windowed
 from service.streaming.reading import Reading
-from service.streaming.turn import END_OF_TIME, WORD, Span, Turn
+from service.streaming.turn import Turn
 
 PIECE = 1 << 26
 """How many numbers of tiles are gathered at once."""
@@ -48,11 +47,15 @@ class Launches:
         self._parts = self._apart(steps)
         self._lasting = self._places(graph)
         self._rows: dict[int, Tensor] = {}
+        self.filled: FilledTurn
 
     @property
     def parts(self) -> list[tuple[Callable[[], None], bool]]:
         """What to run, in order, and whether it can be captured."""
-        return [(self._begin, True), *((partial(self._run, steps), not self._alone(steps[0])) for steps in self._parts)]
+        return [
+            (partial(self._run, steps, first=number == 0), not any(map(self._alone, steps)))
+            for number, steps in enumerate(self._parts)
+        ]
 
     @property
     def made(self) -> dict[int, Tensor]:
@@ -64,9 +67,9 @@ class Launches:
         return depends_on_data(step.node) and not (self.warm and isinstance(step.node.operator, Recurrence))
 
     def _apart(self, steps: Sequence[Step]) -> list[list[Step]]:
-        parts: list[list[Step]] = []
+        parts: list[list[Step]] = [[]]
         for place, step in enumerate(steps):
-            if place == 0 or self._alone(step) or self._alone(steps[place - 1]):
+            if self._alone(step) or (place and self._alone(steps[place - 1])):
                 parts.append([])
             parts[-1].append(step)
         return parts
@@ -91,15 +94,11 @@ class Launches:
                 places[value.index] = self.state.like.new_zeros(rows, value.channels)
         return places
 
-    def _begin(self) -> None:
-        rows, channels = self._lasting[0].shape
-        if not self.warm:
-            self._lasting[0].copy_(self.tables.ask("values", (rows, channels), lambda _, values: values, self.state.like.dtype))
-        elif self.state.stores.get(0):
-            self._lasting[0].copy_(self._remembered(self.input))
-        self._rows[0] = self._lasting[0]
-
-    def _run(self, steps: Sequence[Step]) -> None:
+    def _run(self, steps: Sequence[Step], first: bool) -> None:
+        # Each part works out for itself what its nodes share: what another part had in memory may be of another round.
+        self.filled = FilledWarmTurn(self.tables, self.level) if self.warm else FilledTurn(self.tables, self.level, False)
+        if first:
+            self._begin()
         for step in steps:
             index = step.node.output.index
             place = self._lasting.get(index)
@@ -110,7 +109,7 @@ class Launches:
                 assert place is not None
                 place[:rows].copy_(self._compute_some(step, self.turn))
             else:
-                self._tables_of(step)
+                self._ask(step)
             if place is not None:
                 self._rows[index] = place
             for value in step.retired:
@@ -118,6 +117,13 @@ class Launches:
             for forgotten in step.forgotten:
                 if forgotten not in self._lasting:
                     self._rows.pop(forgotten, None)
+
+    def _begin(self) -> None:
+        place = self._rows[0] = self._lasting[0]
+        if not self.warm:
+            place.copy_(self.tables.ask("values", place.shape, lambda _, values: values, place.dtype))
+        elif self.state.stores.get(0):
+            place.copy_(self._remembered(self.input))
 
     # Nodes of which as many rows are computed as the level has
 
@@ -130,9 +136,10 @@ class Launches:
             return operator.compute([self._read(reading, output) for reading in step.readings], place)
         (reading,) = step.readings
         if isinstance(operator, Windowed):
-            span = FilledSpan(self.tables, self._key(output), self._span(output), self.level.of(output))
-            values = self._read(reading, output).view(self.level.of(output), reading.taps, reading.view.channels)
-            return operator.compute(FilledWindows(values, span, self._totals(reading, output)), place)
+            span = self.filled.span(output)
+            values = self._read(reading, output).view(span.rows, reading.taps, reading.view.channels)
+            limits, total = self.filled.limit, reading.view.timeline.total
+            return operator.compute(FilledWindows(values, span, lambda: limits(total).index_select(0, span.owner)), place)
         if isinstance(operator, Banded):
             return self._attend(operator, reading, output)
         assert isinstance(operator, Expansion)
@@ -140,129 +147,73 @@ class Launches:
 
     def _read(self, reading: Reading, output: Value) -> Float[Tensor, "M*k C"]:
         value = reading.view.value
-        if reading.in_place and self._key(value) == self._key(output):
+        turn = self.filled
+        if reading.in_place and turn.key(value) == turn.key(output):
             return self._rows[value.index]
-        count = self.level.of(output) * reading.taps
-        addresses = self.tables.ask(
-            (reading, "addresses"), (count,), lambda turn, _: reading.addresses(turn, turn.span(output), self.state), WORD
-        )
-        return self._source(value).index_select(0, addresses)
-
-    def _source(self, value: Value) -> Tensor:
+        addresses = reading.addresses(turn, turn.span(output), self.state)
         store = self.state.stores.get(value.index)
-        return self._rows[value.index] if store is None else store.rows
-
-    def _totals(self, reading: Reading, output: Value) -> Callable[[], Int64[Tensor, "M"]]:
-        total = reading.view.timeline.total
-        where = self._span(output)
-        return lambda: self.tables.ask(
-            (self._key(output), total),
-            (self.level.of(output),),
-            lambda turn, _: limits(turn, where(turn), total),
-            torch.int64,
-            END_OF_TIME,
-        )
+        source = self._rows[value.index] if store is None else store.rows
+        return source.index_select(0, addresses)
 
     def _attend(self, operator: Banded, reading: Reading, output: Value) -> Float[Tensor, "M C"]:
-        tiles, size = self.level.tiles[output.timeline, operator.tile], operator.tile
-        where = self._span(output)
-
-        def addresses(turn: Turn, _: Tensor) -> Int[Tensor, "P k"]:
-            return reading.tile_addresses(turn, where(turn), operator, self.state)[0]
-
-        def first(turn: Turn, _: Tensor) -> Int64[Tensor, "P"]:
-            return where(turn).tiles(size).index * size
-
-        read = self.tables.ask((reading, "tiles"), (tiles, reading.taps), addresses, WORD)
-        begin = self.tables.ask((self._key(output), size, "first"), (tiles,), first, torch.int64)
-        place = self.tables.ask(
-            (self._key(output), size, "in tiles"), (self.level.of(output),), lambda turn, _: where(turn).in_tiles(size), torch.int64
-        )
+        span = self.filled.span(output)
+        read, begin = reading.tile_addresses(self.filled, span, operator, self.state)
         count = max(1, PIECE // (reading.taps * reading.view.channels))
         store = self.state.stores[reading.view.value.index]
         made = [
-            operator.compute(store.rows.index_select(0, some.flatten()).view(*some.shape, -1), beginning, True)
-            for some, beginning in zip(torch.split(read, count), torch.split(begin, count), strict=True)
+            operator.compute(store.rows.index_select(0, some.flatten()).view(*some.shape, -1), first, True)
+            for some, first in zip(torch.split(read, count), torch.split(begin, count), strict=True)
         ]
-        return torch.cat(made).flatten(0, 1).index_select(0, place)
+        whole = torch.cat(made).flatten(0, 1)
+        return whole.index_select(0, span.in_tiles(operator.tile).clamp_(0, len(whole) - 1))
 
     def _expanded(self, operator: Expansion, reading: Reading, output: Value) -> Float[Tensor, "M C"]:
         value = reading.view.value
         made = operator.compute(self._rows[value.index])
-        rows = self.level.of(output)
-
-        def places(turn: Turn, _: Tensor) -> Int64[Tensor, "M"]:
-            out, into = turn.span(output), turn.span(value)
-            return out.index + into.to_stage.index_select(0, out.owner) * operator.factor
-
-        return made.index_select(0, self.tables.ask((self._key(output), "of", self._key(value)), (rows,), places, torch.int64))
+        out, into = self.filled.span(output), self.filled.span(value)
+        places = out.index + into.to_stage.index_select(0, out.owner) * operator.factor
+        return made.index_select(0, places.clamp_(0, len(made) - 1))
 
     def _remembered(self, value: Value) -> Float[Tensor, "M C"]:
         """A source's elements, which all are in its ring."""
         store = self.state.stores[value.index]
-
-        def places(turn: Turn, _: Tensor) -> Int64[Tensor, "M"]:
-            return turn.span(value).ring_rows(turn.slots, store.depth) + store.ring_at
-
-        table = self.tables.ask((value.index, "remembered"), (self.level.of(value),), places, torch.int64)
-        return store.rows.index_select(0, table)
+        if not store.depth:
+            return self._lasting[value.index]  # nobody reads what it has put out before
+        return store.ring.index_select(0, self.filled.span(value).ring_rows(self.filled.slots, store.depth))
 
     def _retire(self, value: Value) -> None:
         store = self.state.stores[value.index]
-
-        def places(turn: Turn, _: Tensor) -> Int64[Tensor, "M"]:
-            span = turn.span(value)
-            found = span.ring_rows(turn.slots, store.depth)
-            if span.longest <= store.depth:
-                return found
-            # Of a chunk longer than the ring only the last rows are kept; the dummy slot takes the others.
-            return found.masked_fill(span.index < (span.stop - store.depth).index_select(0, span.owner), 0)
-
-        table = self.tables.ask((self._key(value), store.depth, "ring"), (self.level.of(value),), places, torch.int64)
-        store.ring.index_copy_(0, table, self._lasting[value.index])
+        places = self.filled.span(value).ring_rows(self.filled.slots, store.depth)
+        store.ring.index_copy_(0, places, self._lasting[value.index])
 
     # Nodes of which as many rows are computed as there are
 
     def _compute_some(self, step: Step, turn: Turn) -> Float[Tensor, "M C"]:
         operator, output = step.node.operator, step.node.output
         (reading,) = step.readings
-        tables = self._tables_of(step)
-        span = turn.span(output)
+        span, filled = turn.span(output), self.filled.span(output)
         if isinstance(operator, Batched):
-            at = Origins(*(table[: span.rows] for table in cast(list[Tensor], tables)))
+            at = origins(self.filled, filled, self.filled.span(reading.view.value), reading.window.stride, reading.window.per)
+            at = Origins(*(part[: span.rows] for part in at.parts))
             batches = reading.batches_from(at, span, operator.portions(span.rows), self._rows, self.state)
             return torch.cat([operator.compute(windows, None) for windows in batches])
         assert isinstance(operator, Recurrence)
-        assert isinstance(tables, RecurrentTables)
         rows = self._read(reading, output)[: span.rows]
-        hidden, slots = self.state.hidden[output.index], tables.slots[: len(turn.slots)]
-        made, memory = operator.advance(rows, PlacedSpan(span, tables), hidden.index_select(0, slots))
+        hidden, slots = self.state.hidden[output.index], self.filled.slots[: len(turn.slots)]
+        made, memory = operator.advance(rows, PlacedSpan(span, filled, self._order(output)), hidden.index_select(0, slots))
         hidden.index_copy_(0, slots, memory)
         return made
 
-    def _tables_of(self, step: Step) -> RecurrentTables | list[Tensor]:
-        output = step.node.output
-        rows = self.level.of(output)
-        (reading,) = step.readings
-        if not isinstance(step.node.operator, Batched):
+    def _order(self, output: Value) -> OrderTables:
+        return OrderTables(
+            self.tables, self.filled.key(output), lambda turn: turn.span(output), self.level.of(output), self.level.streams
+        )
+
+    def _ask(self, step: Step) -> None:
+        """Asks for the tables of a node that has no rows."""
+        output, (reading,) = step.node.output, step.readings
+        self.filled.span(output)
+        self.filled.span(reading.view.value)
+        if isinstance(step.node.operator, Recurrence):
             self._read(reading, output)
-            return RecurrentTables(self.tables, self._key(output), self._span(output), rows, self.level.streams)
-        return self._origins(reading, output)
-
-    def _origins(self, reading: Reading, output: Value) -> list[Int[Tensor, "M"]]:
-        def source(part: int) -> Callable[[Turn, Tensor], Tensor]:
-            def table(turn: Turn, _: Tensor) -> Tensor:
-                window = reading.window
-                return origins(turn, turn.span(output), turn.span(reading.view.value), window.stride, window.per).parts[part]
-
-            return table
-
-        return [self.tables.ask((reading, "origins", part), (self.level.of(output),), source(part), WORD) for part in range(4)]
-
-    # Keys: what has the same elements has the same tables
-
-    def _key(self, value: Value) -> object:
-        return (value.index, "warm") if self.warm else value.timeline
-
-    def _span(self, value: Value) -> Callable[[Turn], Span]:
-        return lambda turn: turn.span(value)
+            self._order(output)

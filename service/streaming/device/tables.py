@@ -1,4 +1,4 @@
-"""The index tables of a round: computed on the host, packed with the samples into one buffer, copied to the device at once."""
+"""What a round brings to the device: numbers per stream and samples, packed into one buffer and copied at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.streaming.device.staging import part, placed
 from service.streaming.turn import Turn
 
 Source = Callable[[Turn, Tensor], Tensor]
-"""A table of a round, from its turn and its samples: as many rows as the round has."""
+"""A table of a round, from its turn and its samples: as many rows as the round has, or as it has streams."""
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,6 +19,7 @@ class Recorder(StandIn):
     """Refuses to capture what a GPU could not."""
 
     def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
+        launches()  # as libraries need it before their first capture: what was worked out here must not be relied on
         recording = _Recording()
         with recording:
             launches()
@@ -35,6 +37,10 @@ class _Recording(TorchDispatchMode):
         name = function.overloadpacket.__name__
         if name in WAITS:
             raise AssertionError(f"{name} in a captured part")
+        if any(tensor.dtype == torch.bool for tensor in _tensors(args[1:2]) if name.startswith("index")):
+            raise AssertionError(f"{name} by a mask in a captured part")
+        if name.startswith("masked_fill") and isinstance(args[2], Tensor):
+            raise AssertionError(f"{name} with a tensor in a captured part: its number is read from the device")
         if name == "lift_fresh" and args[0].numel() > 1:
             raise AssertionError("numbers of the host become a tensor in a captured part")
         made = function(*args, **kwargs)
@@ -57,7 +63,7 @@ class _Recording(TorchDispatchMode):
 
 def _tensors(found: Any) -> list[Tensor]:
     if isinstance(found, Tensor):
-        return [found]
+        return [found] if found.layout is torch.strided else []  # a weight packed by oneDNN has no storage
     if isinstance(found, dict):
         return [tensor for value in found.values() for tensor in _tensors(value)]
     if isinstance(found, list | tuple):

@@ -101,7 +101,7 @@ def network(name: str) -> tuple[nn.Module, int]:
 @pytest.mark.parametrize("max_step", [7, 1024])
 def test_captured_once_and_replayed_a_network_is_itself_offline(name: str, numerics: str, max_step: int) -> None:
     module, channels = network(name)
-    program = convert(module, channels, numerics=numerics, max_step=max_step, accelerator=Recorder())
+    program = convert(module, channels, numerics=numerics, max_step=max_step, device=Recorder())
 
     verified = verify(program, module, lengths=[24, 16, 40, 56, 16], seed=5)
 
@@ -115,7 +115,7 @@ def test_captured_once_and_replayed_a_network_is_itself_offline(name: str, numer
 def test_every_operator_of_the_table_can_be_captured(name: str, data: st.DataObject, lengths: list[int], seed: int) -> None:
     module, channels = data.draw(TABLE[name])
     module = weighted(module, seed)
-    program = convert(module, channels, max_step=5, accelerator=Recorder())
+    program = convert(module, channels, max_step=5, device=Recorder())
 
     assert verify(program, module, lengths=lengths, seed=seed).bit_equal
 
@@ -124,7 +124,7 @@ def test_every_operator_of_the_table_can_be_captured(name: str, data: st.DataObj
 def test_the_bits_are_those_of_the_ordinary_path_through_freeze_thaw_rollback_and_growth(name: str) -> None:
     module, channels = network(name)
     ordinary = _life(convert(module, channels, max_step=40))
-    padded = _life(convert(module, channels, max_step=40, accelerator=Recorder()))
+    padded = _life(convert(module, channels, max_step=40, device=Recorder()))
 
     assert all(torch.equal(made, wanted) for made, wanted in zip(padded, ordinary, strict=True))
 
