@@ -25,7 +25,7 @@ demo: $(READY) ## broker, simulated pumps, the service and an audit (ARGS="--sec
 	@$(BIN)/penstock demo $(ARGS)
 
 test: $(READY) ## all tests, those on a real broker included (ARGS="tests/codec")
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 faults: $(READY) ## the fault suite's long rounds, half an hour and more; the table goes to build/faults.md (ARGS="-k kills")
 	@PENSTOCK_FAULTS=long PENSTOCK_FAULTS_REPORT=build/faults $(BIN)/pytest --timeout=3600 tests/faults $(ARGS)

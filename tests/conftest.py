@@ -14,6 +14,8 @@ from service.demo.broker import KafkaNode, available
 if TYPE_CHECKING:
     from tests.cluster import Cluster
 
+pytest_plugins = ["tests.faults.report"]
+
 # `pytest --hypothesis-profile unshrunk`: is there a counterexample at all? For checking that broken code turns red.
 settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.generate])
 
@@ -38,3 +40,10 @@ def cluster() -> Cluster:
     cluster = Cluster(applications())
     cluster.start("one")
     return cluster
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, those that share a broker go to one; the fault suite kills its own."""
+    for item in items:
+        if item.get_closest_marker("broker"):
+            item.add_marker(pytest.mark.xdist_group("stage" if "stage" in getattr(item, "fixturenames", ()) else "kafka"))

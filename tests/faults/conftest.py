@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,32 +18,17 @@ from service.demo.broker import KafkaNode, available
 from service.demo.broker.node import _free_ports
 from service.errors import OperatorActionRequired
 from service.worker import Worker
-from tests.faults.ledger import Entry, Ledger, Refused
+from tests.faults.ledger import Entry, Refused
 from tests.faults.proxy import Proxy
+from tests.faults.report import LEDGER
 from tests.faults.scene import Scene, scene
 
 LONG = os.environ.get("PENSTOCK_FAULTS") == "long"
-_LEDGER = pytest.StashKey[Ledger]()
 
 Rounds = Callable[[int, int], int]
 Judged = Callable[..., None]
 Refuses = Callable[..., None]
 Scenes = Callable[..., Any]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_LEDGER] = Ledger()
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    ledger = config.stash.get(_LEDGER, Ledger())
-    if not ledger.tables():
-        return
-    terminalreporter.section("faults")
-    for line in ledger.tables():
-        terminalreporter.line(line)
-    if where := os.environ.get("PENSTOCK_FAULTS_REPORT"):
-        ledger.write(Path(where))
 
 
 @dataclass(frozen=True)
@@ -110,9 +94,7 @@ def judged(request: pytest.FixtureRequest) -> Judged:
         report = play.verdict()
         wrong = play.wrong_states() if states else []
         seconds = time.monotonic() - began
-        request.config.stash[_LEDGER].entries.append(
-            Entry.of(row, scenario, faults, report, not wrong if states else None, seconds)
-        )
+        request.config.stash[LEDGER].entries.append(Entry.of(row, scenario, faults, report, not wrong if states else None, seconds))
         assert report.passed(exact=True), (report, play.said())
         assert report.unjudged == 0
         assert not wrong, (wrong[:5], play.said())
@@ -131,7 +113,7 @@ def refused(request: pytest.FixtureRequest) -> Refuses:
         seconds = time.monotonic() - began
         play.close()
         written = sum(abs(now - then) for now, then in zip(play.written(), before, strict=True))
-        request.config.stash[_LEDGER].refusals.append(Refused(row, scenario, round(seconds, 1), written))
+        request.config.stash[LEDGER].refusals.append(Refused(row, scenario, round(seconds, 1), written))
         assert written == 0
         assert seconds < 10.0
 

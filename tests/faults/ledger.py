@@ -6,8 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from service.audit import AuditReport
+if TYPE_CHECKING:
+    from service.audit import AuditReport
 
 
 @dataclass(frozen=True, slots=True)
