@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from service.assignment import Assignment
 from service.background import Beside, in_thread
 from service.codec.interface import Encoder
 from service.commits import Commits
-from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError
+from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError, StepFailed
 from service.feeder import Feeder
 from service.incarnation import Incarnation
 from service.intake import Intake
@@ -21,6 +22,7 @@ from service.landmarks import Landmarks
 from service.observe.metrics import Metrics
 from service.portion import portion
 from service.quarantine import Quarantine
+from service.refused import cut
 from service.restore import RestorePolicy, SharedReader
 from service.scheduler import Scheduler
 from service.settings import WorkerSettings
@@ -58,6 +60,7 @@ class Worker:
         self._transport = transport
         self._clock = clock
         self._stopping = False
+        self._at_once = sys.maxsize  # records of a replay, since a step of more has failed
         self._reader = SharedReader(transport.reader())
         self._feeder = Feeder(scheduler, streams, encoder, metrics, clock, settings.input, settings.output_bytes)
         self._publisher = transport.publisher()
@@ -108,7 +111,7 @@ class Worker:
             polled = self._assignment.source.poll(self._appetite(), self._patience())
             replayed, live = self._assignment.split(self._intake.take() + polled)
             self._replay(replayed)
-            self._intake.wait(live)
+            self._intake.wait([part for part in live if self._assignment.tasks[part.partition].live])
             self._intake.feed()
             if self.commits.due(self._intake.full):
                 self.commits.begin()
@@ -129,10 +132,24 @@ class Worker:
             self.commits.commit()
 
     def _replay(self, records: list[RecordBatch]) -> None:
+        """Raises `StepFailed` where a single record fails: it has passed before, so it is not at fault."""
         while records:
             part, records = portion(records, self.streams.room, at_least=1)
-            self.commits.tombstones += self._feeder.replay(part, self._assignment.refused())
-            self._assignment.fed(part)
+            part, rest = cut(part, self._at_once)
+            records = rest + records
+            try:
+                self.commits.tombstones += self._feeder.replay(part, self._assignment.refused())
+            except StepFailed as error:
+                size = sum(map(len, part))
+                if size == 1:
+                    raise
+                log.warning("replay_failed", reason=str(error), records=size)
+                self._at_once = size // 2
+                failed = [Partition(each.topic, each.partition) for each in part]
+                self._replay_anew(failed)
+                records = [each for each in records if Partition(each.topic, each.partition) not in failed]
+            else:
+                self._assignment.fed(part)
 
     def _appetite(self) -> int:
         """How many records a poll may bring. Few after an assignment, when all streams are cold and a step thaws whomever it meets:
@@ -171,6 +188,15 @@ class Worker:
             self._give_up(inputs)
             self._assignment.add(inputs)
         self.standing.unknown = False
+
+    def _replay_anew(self, inputs: list[Partition]) -> None:
+        """These tasks recover from the log again: what a failed step has half changed, only pictures could put back, and a replay
+        takes none."""
+        self._assignment.source.pause(inputs)
+        self.commits.forget(_numbers(inputs))
+        self._assignment.drop(inputs)
+        self._intake.drop(inputs)
+        self._assignment.add(inputs)
 
     # rebalances
 
