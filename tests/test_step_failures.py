@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from service.codec.interface import Reason, Refusal
 from service.errors import StepFailed
 from service.refused import RefusedRecords
+from service.scheduler import Scheduler
 from service.state import Streams
 from service.streaming import Ragged
+from service.transport.interface import RecordBatch
 from service.transport.memory import Fault
 from service.transport.partitioning import partition_of
+from tests.applications import chunk
 from tests.cluster import PARTITIONS, Cluster, applications, audited, letters, same_partition, when_waited_for
 
 BAD = 77.0
@@ -122,6 +125,18 @@ def test_a_replay_leaves_it_out(cluster: Cluster) -> None:
     cluster.work()
     assert letters(cluster) == [(b"a", b"step_failed")]
     assert audited(cluster) == 3
+
+
+def test_notes_hold_in_whatever_order_they_were_read(cluster: Cluster) -> None:
+    """A local disk gives them in the order of their names, 15 before 9; and not all of them are about the records at hand."""
+    note = Refusal(Reason.STEP_FAILED, "refused before")
+    records = RecordBatch("in", 0, [15, 16, 18], [0] * 3, [b"a"] * 3, [chunk(0.0, 2, seed=1)] * 3)
+    for order in itertools.permutations([9, 15, 17, 18, 20]):
+        schedule = Scheduler(applications()["one"].decoder, cluster.workers["one"].streams).decode(
+            [records], {0: dict.fromkeys(order, note)}
+        )
+        assert sorted(letter.records.offsets[letter.row] for letter in schedule.letters) == [15, 18]
+        assert schedule.samples == 2
 
 
 def test_what_is_written_goes_when_no_replay_can_reach_it(cluster: Cluster) -> None:
