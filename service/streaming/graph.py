@@ -111,6 +111,29 @@ class Select(Windowed):
         return rows if out is None else out.copy_(rows)
 
 
+class Index(Windowed):
+    """`start + step * j` for every element `j` of a view."""
+
+    name = "index"
+    channels = 1
+    right = 0
+
+    def __init__(self, start: int, step: int) -> None:
+        self.start = start
+        self.step = step
+        self.window = Window(1, (0,))
+
+    def legal(self, *totals: Frames) -> Flags:
+        return np.ones(len(totals[0]), np.bool_)
+
+    def compute(self, windows: Windows, out: Float[Tensor, "M 1"] | None) -> Float[Tensor, "M 1"]:
+        made = (windows.span.index * self.step + self.start).unsqueeze(1)
+        return made.to(windows.values.dtype) if out is None else out.copy_(made)
+
+    def describe(self) -> str:
+        return f"index({self.start}, {self.step})"
+
+
 class Channels(Pointwise):
     """The channels of a row in the order of factors, as strides read them: some of them, permuted, repeated."""
 

@@ -73,6 +73,12 @@ class Length:
         divisor = self._number(other)
         return self._derived(lambda t: t // divisor, stride=abs(divisor))
 
+    def __truediv__(self, other: object) -> Ratio:
+        divisor = self._number(other)
+        if divisor < 1:
+            self.refuse(f"divided by {divisor}")
+        return Ratio(self, divisor)
+
     def __mod__(self, other: object) -> Any:
         divisor = self._number(other)
         return self._derived(lambda t: t % divisor, stride=abs(divisor))
@@ -147,11 +153,48 @@ def _comparing(relation: Callable[[Any, Any], Any]) -> Callable[[Length, object]
 
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Length, f"__{_name}__", _comparing(getattr(operator, _name)))
-for _name in ("truediv", "rtruediv", "rfloordiv", "rmod", "pow"):
+
+
+class Ratio:
+    """A length over a whole number, as it is before it is rounded: `math.ceil((t - k) / stride + 1)`."""
+
+    def __init__(self, length: Length, divisor: int) -> None:
+        self._length = length
+        self._divisor = divisor
+
+    def _moved(self, other: object, sign: int = 1) -> Ratio:
+        if not isinstance(other, int):
+            self._length.refuse(f"combined with a {type(other).__name__}")
+        return Ratio(Length(self._length.trace, self._length.count) + sign * other * self._divisor, self._divisor)
+
+    def __add__(self, other: object) -> Ratio:
+        return self._moved(other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: object) -> Ratio:
+        return self._moved(other, -1)
+
+    def __floor__(self) -> Any:
+        return self._length // self._divisor
+
+    def __ceil__(self) -> Any:
+        return -(-self._length // self._divisor)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        self._length.refuse("divided and not rounded up or down")
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        next(argument for argument in args if isinstance(argument, Ratio))._length.refuse("used as a number")
+
+
+for _name in ("rtruediv", "rfloordiv", "rmod", "pow"):
     setattr(Length, f"__{_name}__", _refusing("used in arithmetic"))
 Length.__bool__ = lambda self: self.compare(0, operator.ne)  # type: ignore[attr-defined]
-for _name in ("int", "float", "index"):
+for _name in ("int", "float"):
     setattr(Length, f"__{_name}__", _refusing("used as a number"))
+Length.__index__ = _refusing("used as a number, as in a loop over time or to cut a constant to it")  # type: ignore[attr-defined]
 Length.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 

@@ -1,32 +1,48 @@
 """Times as numbers, built by ordinary code from a length that is not known.
 
 `torch.arange(t)` becomes `Positions`, which may be shifted and set as a column or a row; a column against a row becomes a `Band`,
-and so does `torch.ones(t, t)`. Whatever else is done with them is refused.
+and so does `torch.ones(t, t)`. With a value, or once they are float32, positions are a value like any other. Whatever else is done
+with them is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from service.streaming.band import ALIASES, RELATIONS, Band, OverTimes
+from service.streaming.axes import ONE, TIME, Axes
+from service.streaming.band import ALIASES, RELATIONS, TYPES, Band, OverTimes
+from service.streaming.graph import Index
 from service.streaming.length import Length, lengths_in
+from service.streaming.symbol import Symbol
 
 if TYPE_CHECKING:
     from service.streaming.tracing import Trace
 
+KINDS: dict[Any, torch.dtype] = {**TYPES, "torch.FloatTensor": torch.float32, "torch.LongTensor": torch.int64}
+"""Names of kinds of numbers: of methods, and what `x.type()` says."""
+
 
 class Positions(OverTimes):
-    """`arange(t) + shift`, along dimension `axis` of `ndim`."""
+    """`arange(t) * step + shift`, along dimension `axis` of `ndim`."""
 
-    dtype = torch.int64
-
-    def __init__(self, trace: Trace, length: Length, shift: int = 0, axis: int = 0, ndim: int = 1) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        length: Length,
+        shift: int = 0,
+        axis: int = 0,
+        ndim: int = 1,
+        step: int = 1,
+        dtype: torch.dtype = torch.int64,
+    ) -> None:
         super().__init__(trace, length)
         self.shift = shift
+        self.step = step
+        self.dtype = dtype
         self.axis = axis
         self.ndim = ndim
 
@@ -42,13 +58,24 @@ class Positions(OverTimes):
 
     def call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         made = self._call(name.strip("_"), args, kwargs)
-        if made is None:
+        if made is not None:
+            return made
+        among = [*args, *kwargs.values()]
+        if not self.dtype.is_floating_point and not any(isinstance(argument, Symbol) for argument in among):
             self.refuse(name)
-        return made
+        return self.trace.call(name, as_values(args), dict(zip(kwargs, as_values(kwargs.values()), strict=True)))
+
+    def value(self) -> Symbol:
+        """The positions as a value over time. A float32 holds them as torch would round them."""
+        view = self.trace.timed.get(self.length.count)
+        if view is None:
+            self.refuse("a vector of the length of no value")
+        made = self.trace.graph.add(Index(self.shift, self.step), [view], self.trace.where())
+        return Symbol(self.trace, made, Axes(tuple(TIME if dim == self.axis else ONE for dim in range(self.ndim))))
 
     def _call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> OverTimes | None:
         if name in ("to", "long", "int", "float", "contiguous", "detach", "type", "type_as"):
-            return self
+            return self._typed(name, [*args[1:], *kwargs.values()])
         if name == "getitem":
             return self._indexed(args[1])
         if name == "unsqueeze":
@@ -72,6 +99,11 @@ class Positions(OverTimes):
             return self._against(name, self, other) if place == 0 else self._against(name, other, self)
         return None
 
+    def _typed(self, name: str, targets: Sequence[Any]) -> Positions:
+        kinds = [getattr(target, "dtype", KINDS.get(target, target)) for target in (name, *targets)]
+        found = [kind for kind in kinds if isinstance(kind, torch.dtype)]
+        return self._with(dtype=found[0]) if found else self
+
     def _indexed(self, key: Any) -> Positions:
         keys = list(key) if isinstance(key, tuple) else [key]
         kept = [item for item in keys if item is not None]
@@ -80,13 +112,13 @@ class Positions(OverTimes):
         place = next((place for place, item in enumerate(keys) if item is not None), len(keys))
         return self._with(axis=place, ndim=len(keys) if kept else len(keys) + 1)
 
-    def _with(self, shift: int | None = None, axis: int | None = None, ndim: int | None = None) -> Positions:
-        shift, axis = self.shift if shift is None else shift, self.axis if axis is None else axis
-        return Positions(self.trace, self.length, shift, axis, self.ndim if ndim is None else ndim)
+    def _with(self, **changes: Any) -> Positions:
+        kept = {name: getattr(self, name) for name in ("shift", "axis", "ndim", "step", "dtype")}
+        return Positions(self.trace, self.length, **kept | changes)
 
     def _against(self, name: str, a: Positions, b: Positions) -> Band:
         sides = {a.axis - a.ndim: a, b.axis - b.ndim: b}
-        if set(sides) != {-1, -2} or a.length.count is not b.length.count:
+        if set(sides) != {-1, -2} or a.length.count is not b.length.count or (a.step, b.step) != (1, 1):
             self.refuse(f"{name} of two vectors that are not a column and a row")
         sign = 1 if a is sides[-2] else -1
         apart = a.shift - b.shift
@@ -99,11 +131,34 @@ class Positions(OverTimes):
         return Band(self.trace, self.length, function, max(a.ndim, b.ndim))
 
 
+def as_values(arguments: Iterable[Any]) -> list[Any]:
+    """A call's arguments, with values in place of positions."""
+    return [
+        argument.value()
+        if isinstance(argument, Positions)
+        else type(argument)(as_values(argument))
+        if type(argument) in (list, tuple)
+        else argument
+        for argument in arguments
+    ]
+
+
+def _counted(trace: Trace, length: Length, args: Sequence[Any], dtype: torch.dtype | None) -> Positions:
+    """`arange(stop)`, `arange(start, stop)`, `arange(start, stop, step)`."""
+    start, stop, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
+    if not isinstance(start, int) or not isinstance(step, int) or step < 1 or not isinstance(stop, Length):
+        length.refuse("passed to torch.arange, but as where it stops")
+    count = (stop - start + (step - 1)) // step
+    if not isinstance(count, Length) or dtype not in (None, torch.int64, torch.int32, torch.float32):
+        length.refuse(f"passed to torch.arange of {dtype}")
+    return Positions(trace, count, start, step=step, dtype=dtype or torch.int64)
+
+
 def factory(trace: Trace, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Positions | Band:
     """`arange(t)`, `ones(t, t)`, `zeros(t, t)`, `full((t, t), value)`: tensors whose size is a length."""
     length = next(length for length in lengths_in([*args, *kwargs.values()]))
-    if name == "arange" and (len(args) == 1 or (len(args) == 2 and args[0] == 0)) and args[-1] is length:
-        return Positions(trace, length)
+    if name == "arange" and all(isinstance(number, int | Length) for number in args):
+        return _counted(trace, length, args, kwargs.get("dtype"))
     sizes = args[0] if args and isinstance(args[0], tuple | list) else kwargs.get("size", args)
     fills: dict[str, Any] = {"ones": 1.0, "zeros": 0.0, "full": kwargs.get("fill_value", args[-1] if args else None)}
     sizes = sizes[:-1] if name == "full" and sizes is args else sizes

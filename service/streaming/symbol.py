@@ -103,6 +103,7 @@ class Symbol:
     @property
     def shape(self) -> tuple[Any, ...]:
         length = Length(self.tracing, self.stored.timeline.total)
+        self.tracing.timed.setdefault(length.count, self.stored)
         return tuple(length if axis.kind is Kind.TIME else axis.size for axis in self.axes.each)
 
     def size(self, dim: int | None = None) -> Any:

@@ -30,7 +30,9 @@ from service.streaming.lowering import DEFAULT_REMEDY, Lowering, function_loweri
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Operator
 from service.streaming.paths import Way, merged
+from service.streaming.positions import as_values
 from service.streaming.symbol import Layout, Symbol, symbols_in
+from service.streaming.timeline import Count
 
 OWN = (str(Path(__file__).parent), str(Path(__file__).parents[1] / "nn"), str(Path(torch.__file__).parent))
 """Where code lies that is not the user's."""
@@ -53,6 +55,8 @@ class Trace:
         self.calling = "the module"
         """The function or module that is being lowered."""
         self._flattened: dict[tuple[View, Axes], View] = {}
+        self.timed: dict[Count, View] = {}
+        """A value of each length that the module has looked at."""
         self._asked: list[tuple[bool, str]] = []
         self._decided = 0
         self.prepared: dict[nn.Module, Operator] = {}
@@ -77,6 +81,7 @@ class Trace:
         self.graph = Graph(self.channels)
         self._asked = [(answer, "") for answer in answers]
         self._decided = 0
+        self.timed = {}
         before = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
         chance = torch.get_rng_state()
         try:
@@ -126,6 +131,7 @@ class Trace:
         lowering = function_lowering(name)
         if lowering is None:
             self.refuse(name, remedy(name))
+        args, kwargs = as_values(args), dict(zip(kwargs, as_values(kwargs.values()), strict=True))
         try:
             result = self._lowered(name, lowering, *args, **kwargs)
         except TypeError as error:

@@ -7,89 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from service.nn import SlidingWindow
 from service.streaming import NotStreamable, Ragged, SnapshotMismatch, convert, verify
 from tests.streaming.operators import weighted
+from tests.streaming.operators_windows import BothWays, Loudest, Spectrum, pooled
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")
-
-
-class Spectrum(nn.Module):
-    """Whole windows in the frequency domain: nothing that could be streamed."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.fft.rfft(x, dim=-1).abs().mean(-1)
-
-
-class BothWays(nn.Module):
-    """A bidirectional LSTM, of which the last `kept` frames of each window come out."""
-
-    def __init__(self, channels: int, kept: int) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(channels, 3, bidirectional=True, batch_first=True)
-        self.kept = kept
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lstm(x.transpose(1, 2))[0].transpose(1, 2)[..., -self.kept :]
-
-
-class Loudest(nn.Module):
-    """One number per window."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1).abs().amax(1)
-
-
-class Cropped(nn.Module):
-    """Leaves both ends of a stream out."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[..., 2:-1]
-
-
-def pooled(channels: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv1d(channels, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2)
-    )
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    kind=st.sampled_from(["pooled", "spectrum", "both ways", "loudest"]),
-    channels=st.integers(1, 3),
-    size=st.integers(3, 12),
-    hop=st.integers(1, 14),
-    batch=st.sampled_from([None, None, 1, 3]),
-    before=st.sampled_from([None, nn.Conv1d, nn.ZeroPad1d, nn.ConstantPad1d, Cropped]),
-    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4),
-    max_step=st.sampled_from([5, 8192]),
-    seed=st.integers(0, 2**20),
-)
-def test_streamed_is_offline_whatever_the_chunks_and_the_company(
-    kind: str,
-    channels: int,
-    size: int,
-    hop: int,
-    batch: int | None,
-    before: type | None,
-    lengths: list[int],
-    max_step: int,
-    seed: int,
-) -> None:
-    inner = {"pooled": pooled(channels), "spectrum": Spectrum(), "both ways": BothWays(channels, 3), "loudest": Loudest()}[kind]
-    module: nn.Module = SlidingWindow(inner, size, hop, batch=batch)
-    if before is not None:
-        arguments = {nn.Conv1d: (channels, channels, 3, 2, 1), nn.ZeroPad1d: ((2, 1),), nn.ConstantPad1d: ((1, 2), 1.5)}.get(
-            before, ()
-        )
-        module = nn.Sequential(before(*arguments), module, nn.ReLU())
-    module = weighted(module, seed)
-
-    assert verify(convert(module, channels, max_step=max_step), module, lengths=lengths, seed=seed).bit_equal
 
 
 @pytest.mark.parametrize("layout", ["BCT", "BTC"])

@@ -118,11 +118,13 @@ def embeddings(draw: Any) -> Case:
         lambda x: table(F.pad(x[..., 1:], (3, 0))[:, 0].long().clamp(min=0, max=rows - 1)).transpose(1, 2),
         lambda x: F.one_hot(x[:, 0].long(), rows).transpose(1, 2) * x,
         lambda x: table((x[:, 0] > 0).long()).transpose(1, 2),
+        lambda x: table(torch.stack([x[:, 0], x[:, -1] * 2], 1).argmax(1)).mT,
+        lambda x: F.max_pool1d(x, 2, 1, 1).argmin(1, keepdim=True) * 0.5,
     ]
     if channels > 1:
         functions.append(lambda x: table(x[:, 0].long()).transpose(1, 2) * table(x[:, 1].long()).transpose(1, 2))
     if channels not in (1, rows):
-        functions = [function for function in functions if function is not functions[7]]
+        del functions[7]
     return Function(draw(st.sampled_from(functions)), table, conv), channels
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -202,6 +203,9 @@ class Filled(nn.Module):
             x = F.pad(x, (0, -time % self.size), mode=self.mode)
         elif self.way == 1:
             x = F.pad(x, (1, (self.size - (time + 1) % self.size) % self.size), mode=self.mode)[..., 1:]
+        elif self.way == 3:
+            frames = math.ceil((time - self.size) / self.size + 1)
+            x = F.pad(x, (0, frames * self.size - math.floor(time / 1)))
         elif time % self.size:
             x = F.pad(x, (0, self.size - time % self.size), mode=self.mode)
         return self.up(torch.tanh(self.down(x)))[..., :time]
@@ -211,7 +215,7 @@ class Filled(nn.Module):
 def filled(draw: Any) -> Case:
     channels = draw(st.integers(1, 3))
     mode = draw(st.sampled_from(["constant", "constant", "replicate"]))
-    ways = [0, 1] if mode == "replicate" else [0, 1, 2]
+    ways = [0, 1] if mode == "replicate" else [0, 1, 2, 3]
     return Filled(channels, draw(st.integers(2, 4)), draw(st.sampled_from(ways)), mode), channels
 
 

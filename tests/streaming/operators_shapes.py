@@ -179,10 +179,27 @@ def numbered(draw: Any) -> Case:
     return Function(draw(st.sampled_from(functions))), channels
 
 
+@st.composite
+def framed(draw: Any) -> Case:
+    """Windows of time, and of channels, as a dimension of their own."""
+    channels, size, hop = draw(st.integers(1, 4)), draw(st.integers(1, 6)), draw(st.integers(1, 7))
+    matrix = torch.linspace(-1, 1, size * 3).view(size, 3)
+    functions: list[Callable[[Tensor], Tensor]] = [
+        lambda x: (x.unfold(-1, size, hop) @ matrix).transpose(2, 3).flatten(1, 2),
+        lambda x: x.transpose(1, 2).unfold(1, size, hop).flatten(2).transpose(1, 2),
+        lambda x: x.unfold(2, size, hop).amax(-1) - x.unfold(-1, size, hop)[..., 0],
+        lambda x: torch.stack([x, -x, x * 2], 1).unfold(1, 2, 1).permute(0, 1, 2, 4, 3).flatten(1, 3),
+        lambda x: F.pad(x, (size, 0), value=0.5).unfold(2, size, 1).mean(-1),
+    ]
+    after = draw(st.sampled_from([nn.Identity(), nn.Tanh(), nn.MaxPool1d(2, 1)]))
+    return nn.Sequential(Function(draw(st.sampled_from(functions))), after), channels
+
+
 TABLE: dict[str, st.SearchStrategy[Case]] = {
     "walk through dimensions": walk(),
     "channels into time": into_time(),
     "time into channels": out_of_time(),
     "heads": by_heads(),
     "channels by number": numbered(),
+    "unfold": framed(),
 }

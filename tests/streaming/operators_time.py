@@ -106,6 +106,35 @@ def differences(draw: Any) -> Case:
     return nn.Sequential(Function(draw(st.sampled_from(functions))), after), channels
 
 
+@st.composite
+def positions(draw: Any) -> Case:
+    """The number of a frame as a value, of the input's frames and of others."""
+    channels = draw(CHANNELS)
+    start, step = draw(st.integers(-3, 5)), draw(st.integers(1, 4))
+    speeds = torch.linspace(0.1, 1.0, channels)
+    conv = nn.Conv1d(channels, channels, 3, draw(st.integers(1, 3)), 1)
+
+    def sines(x: Tensor) -> Tensor:
+        angles = torch.arange(x.size(2), dtype=torch.float32).unsqueeze(1) * speeds
+        return x + torch.sin(angles).t()
+
+    def running(x: Tensor) -> Tensor:
+        return x.cumsum(-1) / torch.arange(1, x.shape[-1] + 1).type_as(x)
+
+    def numbered(x: Tensor) -> Tensor:
+        y = conv(x)
+        return y * torch.arange(start, start + step * y.shape[-1], step) + torch.arange(y.size(-1)).float().view(1, 1, -1)
+
+    def beyond(x: Tensor) -> Tensor:
+        count = torch.arange(channels, channels * (x.shape[-1] + 1), channels).type(x.type()).view(1, 1, -1).expand_as(x)
+        return torch.where(count > 4 * channels, x, -x)
+
+    def faded(x: Tensor) -> Tensor:
+        return x * torch.exp(-torch.arange(x.shape[-1]).to(x) / 10) + (torch.arange(x.shape[-1])[None, None] * x).tanh()
+
+    return Function(draw(st.sampled_from([sines, running, numbered, beyond, faded])), conv), channels
+
+
 FIR = torch.tensor([[[0.1, 0.25, 0.3, 0.25, 0.1]]])
 """A constant kernel: a filter with a finite response."""
 
@@ -128,5 +157,6 @@ TABLE: dict[str, st.SearchStrategy[Case]] = {
     "causal attention": attention(),
     "running functions": accumulations(),
     "differences and FIR filters": differences(),
+    "numbers of frames": positions(),
     "envelope": st.tuples(st.integers(1, 20).map(Envelope), CHANNELS),
 }

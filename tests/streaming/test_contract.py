@@ -21,6 +21,7 @@ from tests.streaming import (
     operators_shapes,
     operators_time,
     operators_values,
+    operators_windows,
 )
 from tests.streaming.operators import weighted
 
@@ -36,6 +37,7 @@ FAMILIES = (
     operators_shapes,
     operators_memory,
     operators_time,
+    operators_windows,
 )
 TABLE = {name: row for family in FAMILIES for name, row in family.TABLE.items()}
 LENGTHS = st.lists(st.integers(1, 40), min_size=2, max_size=4)

@@ -19,6 +19,7 @@ from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
 KINDS = (torch.float32, torch.int64, torch.int32, torch.bool)
+KINDS_BY_NAME = {torch.empty(0, dtype=kind).type(): kind for kind in KINDS}
 IN_FLOAT32 = "Programs run in float32; truths, int32 and int64 are the other kinds that stream."
 
 
@@ -73,7 +74,10 @@ def kind_of(trace: Trace, name: str, *operands: Any) -> torch.dtype:
 
 
 @lowers("to", "type", any_kind=True)
-def converted(trace: Trace, symbol: Symbol, *target: Any, dtype: Any = None, device: Any = None, **_: object) -> Symbol:
+def converted(trace: Trace, symbol: Symbol, *target: Any, dtype: Any = None, device: Any = None, **_: object) -> Any:
+    if trace.calling == "type" and not target and dtype is None:
+        return torch.empty(0, dtype=symbol.dtype).type()
+    target = tuple(KINDS_BY_NAME.get(wanted, wanted) if isinstance(wanted, str) else wanted for wanted in target)
     for wanted in (*target, dtype, device):
         if isinstance(wanted, Symbol | Tensor):
             symbol = cast(trace, symbol, wanted.dtype)

@@ -19,6 +19,7 @@ from service.streaming.graph import Channels, Graph, Node, Select, View
 from service.streaming.lowering import lowers
 from service.streaming.operator import Pointwise
 from service.streaming.operators.casting import Cast
+from service.streaming.operators.reduction import Reduction
 from service.streaming.operators.selection import Clamp
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
@@ -84,6 +85,8 @@ def _bounds(graph: Graph, view: View) -> tuple[float, float] | None:
             return min(operator.least, 0.0 if view.fill == 0.0 else operator.least), operator.most
         if isinstance(operator, Cast) and operator.target is torch.bool:
             return 0.0, 1.0
+        if isinstance(operator, Reduction) and operator.name in ("argmax", "argmin"):
+            return 0.0, operator.size - 1.0
         if not isinstance(operator, Channels | Select):
             return None
         (view,) = node.inputs

@@ -144,5 +144,8 @@ def _add(trace: Trace, pool: Pool, symbol: Symbol) -> Symbol:
     return trace.add_each(pool, symbol)
 
 
-GLOBAL = "It needs the whole stream before its first output; run it on windows (mode: window)."
+GLOBAL = (
+    "It needs the whole stream before its first output. Take the mean or the maximum of the last frames (service.nn.SlidingMean, "
+    "SlidingMax), or run it on windows (mode: window)."
+)
 refuses(GLOBAL, "adaptive_avg_pool1d", "adaptive_max_pool1d")

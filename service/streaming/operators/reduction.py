@@ -146,4 +146,23 @@ def softmin(trace: Trace, symbol: Symbol, dim: int | None = None, *args: Any, **
     return made
 
 
-refuses(PER_WINDOW, "median", "quantile", "flip", "roll", "fft", "sort", "topk", "kthvalue")
+def _lower_place(name: str) -> None:
+    function = getattr(torch, name)
+
+    @lowers(name)
+    def lowering(trace: Trace, symbol: Symbol, dim: Any = None, keepdim: bool = False) -> Symbol:
+        made = reduced(trace, symbol, name, lambda rows: function(rows, 1).to(rows.dtype), dim, keepdim)
+        return Symbol(trace, made.stored, made.axes, dtype=torch.int64)
+
+
+_lower_place("argmax")
+_lower_place("argmin")
+
+refuses(PER_WINDOW, "median", "quantile", "flip", "roll", "sort", "topk", "kthvalue")
+refuses(
+    "A transform of the whole stream needs its end. Of frames it is a product, x.unfold(-1, size, hop) @ matrix; or run it on "
+    "windows (mode: window).",
+    *(f"fft_{name}" for name in ("fft", "ifft", "rfft", "irfft", "hfft", "fft2", "rfft2", "fftn", "rfftn")),
+    "stft",
+    "istft",
+)

@@ -54,6 +54,13 @@ def matrix_transpose(trace: Trace, symbol: Symbol) -> Symbol:
     return transpose(trace, symbol, -1, -2)
 
 
+@lowers("t", "T", any_kind=True)
+def turned(trace: Trace, symbol: Symbol) -> Symbol:
+    if symbol.ndim != 2:
+        trace.refuse(f"{trace.calling} of {symbol.axes}", "Name the dimensions: transpose(1, 2).")
+    return transpose(trace, symbol, 0, 1)
+
+
 @lowers("unsqueeze", any_kind=True)
 def unsqueeze(trace: Trace, symbol: Symbol, dim: int) -> Symbol:
     return symbol.seen_as(symbol.axes.inserted(place_of(trace, symbol, dim, more=1)))
@@ -94,7 +101,12 @@ def expand(trace: Trace, symbol: Symbol, *sizes: Any, size: Any = None) -> Symbo
 
 
 @lowers("expand_as", "view_as", "reshape_as", any_kind=True)
-def alike(trace: Trace, symbol: Symbol, other: Symbol) -> Symbol:
+def alike(trace: Trace, symbol: Any, other: Symbol) -> Any:
+    if not isinstance(symbol, Symbol):
+        if trace.calling != "expand_as" or symbol.ndim > other.ndim:
+            trace.refuse(f"{trace.calling} of a constant", "Write its sizes as numbers.")
+        # What reads it broadcasts it.
+        return symbol
     change = expand if trace.calling == "expand_as" else reshape
     return change(trace, symbol, other.shape)
 
@@ -210,21 +222,21 @@ def _written(sizes: Sequence[Any]) -> str:
 
 
 class Blocks(Windowed):
-    """`size` elements side by side as one."""
+    """`size` elements side by side as one, every `step` elements."""
 
     name = "blocks"
     right = 0
 
-    def __init__(self, size: int, channels: int) -> None:
+    def __init__(self, size: int, channels: int, step: int) -> None:
         self.channels = size * channels
-        self.window = Window(size, tuple(range(size)))
+        self.window = Window(step, tuple(range(size)))
 
     def compute(self, windows: Windows, out: Float[Tensor, "M size*C"] | None) -> Float[Tensor, "M size*C"]:
         rows = windows.values.flatten(1)
         return rows if out is None else out.copy_(rows)
 
     def describe(self) -> str:
-        return f"blocks({self.window.stride})"
+        return f"blocks({self.window.stride}, {len(self.window.offsets)})"
 
 
 def _blocks(trace: Trace, symbol: Symbol, size: int) -> Symbol:
@@ -234,9 +246,28 @@ def _blocks(trace: Trace, symbol: Symbol, size: int) -> Symbol:
     trace.graph.require(lambda remainder: remainder == 0, rest)
     symbol = symbol.in_any_order
     channels = symbol.stored.channels
-    view = trace.graph.add(Blocks(size, channels), [symbol.stored], trace.where())
+    view = trace.graph.add(Blocks(size, channels, size), [symbol.stored], trace.where())
     axes = symbol.axes.inserted(symbol.axes.time_dim + 1, factor(size, channels))
     return Symbol(trace, view, axes, dtype=symbol.dtype)
+
+
+@lowers("unfold", any_kind=True)
+def unfold(trace: Trace, symbol: Symbol, dimension: int, size: int, step: int) -> Symbol:
+    """Windows of time, or of a dimension of channels, in a new last dimension."""
+    place = place_of(trace, symbol, dimension)
+    axis = symbol.axes.each[place]
+    if axis.kind is Kind.BATCH or not size >= 1 or step < 1:
+        trace.refuse(f"unfold of {symbol.axes}", "Take windows of time or of channels.")
+    if axis.kind is Kind.FACTOR:
+        if size > axis.size:
+            trace.refuse(f"unfold of {axis.size} channels into {size}", "The module itself would raise here.")
+        count = (axis.size - size) // step + 1
+        axes = symbol.axes.replaced(place, factor(count, axis.stride * step))
+        return symbol.seen_as(axes.inserted(symbol.ndim, factor(size, axis.stride)))
+    symbol = symbol.in_any_order
+    channels = symbol.stored.channels
+    view = trace.graph.add(Blocks(size, channels, step), [symbol.stored], trace.where())
+    return Symbol(trace, view, symbol.axes.inserted(symbol.ndim, factor(size, channels)), dtype=symbol.dtype)
 
 
 def _interleaved(trace: Trace, symbol: Symbol, time: int) -> Symbol:

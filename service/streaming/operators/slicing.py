@@ -21,7 +21,10 @@ from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
 EVERYTHING = slice(None)
-ENDS = "Cut a fixed number of elements off the end, [..., :-b], or cut to another value's length."
+ENDS = (
+    "Cut a fixed number of elements off the end, [..., :-b], or cut to another value's length; to repeat the first or the last "
+    "one, pad with mode='replicate'."
+)
 
 
 @lowers("getitem", any_kind=True)
@@ -71,6 +74,9 @@ def select(trace: Trace, symbol: Symbol, dim: int, index: int) -> Symbol:
 
 @lowers("unbind", any_kind=True)
 def unbind(trace: Trace, symbol: Symbol, dim: int = 0) -> tuple[Symbol, ...]:
+    place = place_of(trace, symbol, dim)
+    if symbol.axes.each[place].kind is Kind.TIME:
+        trace.refuse("unbind over time", "Use nn.LSTM, nn.GRU, cumsum or register_streamer instead of a loop over frames.")
     place = factor_place(trace, symbol, dim)
     return tuple(select(trace, symbol, place, index) for index in range(symbol.axes.each[place].size))
 
@@ -144,7 +150,7 @@ def narrow(trace: Trace, symbol: Symbol, dim: int, start: int, length: int) -> S
 
 
 @lowers("pad", any_kind=True)
-def pad(trace: Trace, symbol: Symbol, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Symbol:
+def pad(trace: Trace, symbol: Symbol, pad: Sequence[Any], mode: str = "constant", value: float | None = None) -> Symbol:
     sides = list(pad) + [0] * (2 * symbol.ndim - len(pad))
     time = 2 * (symbol.ndim - 1 - symbol.axes.time_dim)
     left, right = sides[time : time + 2]
