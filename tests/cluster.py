@@ -98,6 +98,7 @@ class Cluster:
         for _ in range(turns):
             if not self._survives(name, worker):
                 self.stalled.remove((name, worker))
+                worker.streams.cold.disk.abandon()  # which lets it go, for the process has ended
                 return
 
     def _survives(self, name: str, worker: Worker) -> bool:
@@ -144,8 +145,11 @@ class Cluster:
             while self.log.strikes(fault):
                 pass
         for name in INSTANCES:
-            self.workers.pop(name, None)
+            if name in self.workers:
+                self.crash(name)
             self.expel(name)
+        for _, worker in self.stalled:
+            worker.streams.cold.disk.abandon()
         self.stalled.clear()
         self.start("one")
         for turn in range(250):

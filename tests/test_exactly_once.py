@@ -139,6 +139,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         if first is not None:
             with pytest.raises((Fenced, Killed)):
                 first.turn()
+            first.streams.cold.disk.abandon()
 
     @precondition(lambda self: self.cluster.workers)
     @rule(data=st.data(), beyond_every_timeout=st.booleans())
