@@ -28,7 +28,8 @@ _CHECKED_KEYS = 200
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """Many keys over few slots. Sizes in bytes; `resident` is the worker's highest, `resident_few` with as many keys as slots."""
+    """Many keys over few slots. Sizes in bytes; `resident` is the worker's highest, `resident_few` with as many keys as slots;
+    `quarters` what was resident after each quarter of the input, to see whether keys make it grow."""
 
     keys: int
     slots: int
@@ -38,6 +39,7 @@ class Crowd:
     resident: int
     resident_few: int
     disk: int
+    quarters: list[int]
 
     def line(self) -> dict[str, object]:
         return (
@@ -56,14 +58,20 @@ def crowd(
     """
     few = _run(bootstrap, folder / "few", Load(records=slots * chunks, keys=slots, chunk=chunk), slots, memory_bytes, say)
     many = _run(bootstrap, folder / "many", Load(records=keys * chunks, keys=keys, chunk=chunk), slots, memory_bytes, say)
-    seconds, resident, disk = many
-    return Crowd(keys, slots, memory_bytes, keys * chunks, seconds, resident, few[1], disk)
+    return Crowd(keys, slots, memory_bytes, keys * chunks, many.seconds, many.resident, few.resident, many.disk, many.quarters)
 
 
-def _run(
-    bootstrap: str, folder: Path, load: Load, slots: int, memory_bytes: int, say: Callable[[str], None]
-) -> tuple[float, int, int]:
-    """Seconds, the worker's highest resident memory, and the bytes on its disk."""
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Seconds, the worker's highest resident memory and that after each quarter, and the bytes on its disk."""
+
+    seconds: float
+    resident: int
+    quarters: list[int]
+    disk: int
+
+
+def _run(bootstrap: str, folder: Path, load: Load, slots: int, memory_bytes: int, say: Callable[[str], None]) -> _Run:
     transport = KafkaTransport({"bootstrap.servers": bootstrap})
     group = f"keys-{load.keys}"
     site = Site(bootstrap, group, f"{group}.input", f"{group}.output", folder)
@@ -75,13 +83,17 @@ def _run(
     fill(transport.publisher(), site.input, load, _TIMEOUT)
     started = time.monotonic()
     with running("penstock", run_command(site), folder / "log") as program:
-        watch(transport, group, site.input, load.records, program, _PATIENCE)
+        quarters = []
+        for part in range(1, 5):
+            watch(transport, group, site.input, load.records * part // 4, program, _PATIENCE)
+            quarters.append(program.resident("VmRSS"))
+            say(f"{part} of 4 parts after {time.monotonic() - started:.0f} s, {quarters[-1] / 1e6:,.0f} MB resident")
         seconds = time.monotonic() - started
         resident = program.resident()
     verify(transport, site.output, "y", load, bench_network(), range(0, load.keys, max(1, load.keys // _CHECKED_KEYS)))
     _expect_each(transport, site.output, load)
     say(f"{load.records / seconds:,.0f} records/s, {resident / 1e6:,.0f} MB resident; every key has its predictions")
-    return seconds, resident, sum(file.stat().st_size for file in (folder / "state").iterdir())
+    return _Run(seconds, resident, quarters, sum(file.stat().st_size for file in (folder / "state").iterdir()))
 
 
 def _expect_each(transport: Transport, topic: str, load: Load) -> None:

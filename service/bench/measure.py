@@ -99,10 +99,10 @@ class Program:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL:])
             raise PenstockError(f"{self.name} ended with {code} before its input; the end of what it printed:\n{tail}")
 
-    def resident(self) -> int:
-        """Bytes of memory that the process has had at most, as Linux counts them."""
+    def resident(self, which: str = "VmHWM") -> int:
+        """Bytes of memory that the process has had at most, or with `VmRSS` has now, as Linux counts them."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+        return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith(which)))
 
     def kill(self) -> None:
         """As a machine dies: nothing is finished, nobody is told."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json as json_lines
 import statistics
+import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -54,7 +55,7 @@ class Recovery:
 
 
 def recover(
-    bootstrap: str, folder: Path, keys: int, on_disk: bool, say: Callable[[str], None], snapshot_every: str = "30s"
+    bootstrap: str, folder: Path, keys: int, on_disk: bool, say: Callable[[str], None], snapshot_every: str = "10s"
 ) -> Recovery:
     """Feed every key until all are snapshotted, half of them once more, kill the worker, publish for all, start another one.
 
@@ -77,6 +78,7 @@ def recover(
     with running("the first worker", run_command(site), site.folder / "first.log") as first:
         _publish(transport, site.input, islice(records, before))
         watch(transport, group, site.input, before, first, _PATIENCE)
+        say(f"{case}: every stream has its history; waiting for a snapshot of each")
         _wait(lambda: _scrape(port)["penstock_snapshots_total"] >= keys, "a snapshot of every stream")
         # Half of them go on, and are dirty when the kill comes.
         _publish(transport, site.input, islice(records, keys // 2))
@@ -87,7 +89,13 @@ def recover(
     say(f"{case}: killed with {count:,} snapshots of {size / 1e6:.1f} MB in the topic; starting another worker")
     started = time.monotonic()
     with running("the second worker", run_command(site), site.folder / "second.log") as second:
-        progress = [now for now in _until(transport, site, load.records, second) if now[1] > before + keys // 2]
+        progress: list[tuple[float, int]] = []
+        for now in _until(transport, site, load.records, second):
+            if now[1] > before + keys // 2:
+                if not progress:
+                    say(f"{case}: first prediction after {now[0] - started:.2f} s")
+                progress.append(now)
+        say(f"{case}: all keys caught up after {progress[-1][0] - started:.2f} s")
         figures = _scrape(port)
     verify(transport, site.output, "y", load, bench_network(), range(0, keys, max(1, keys // _CHECKED_KEYS)))
     return Recovery(
@@ -102,14 +110,12 @@ def recover(
     )
 
 
-def _until(transport: Transport, site: Site, total: int, program: Program) -> list[tuple[float, int]]:
-    progress = []
+def _until(transport: Transport, site: Site, total: int, program: Program) -> Iterator[tuple[float, int]]:
     for now in commits(transport, site.group, site.input):
         program.expect_running()
-        progress.append((now.seconds, now.records))
+        yield now.seconds, now.records
         if now.records >= total:
-            return progress
-    raise AssertionError("commits are watched for ever")
+            return
 
 
 def _wait(done: Callable[[], bool], what: str) -> None:
@@ -148,7 +154,7 @@ def _scrape(port: int) -> dict[str, float]:
 
 
 def cost(bootstrap: str, folder: Path, keys: int, records: int, rounds: int, say: Callable[[str], None]) -> dict[str, object]:
-    """Records per second with the default snapshots beside those with none, in turns."""
+    """Records per second with the default snapshots beside those with none, in turns; a ratio is that of neighbours in time."""
     bench = Bench(bootstrap, folder, say)
     load = Load(records=records, keys=keys)
     bench.provide("cost.input", load)
@@ -158,28 +164,34 @@ def cost(bootstrap: str, folder: Path, keys: int, records: int, rounds: int, say
     for turn in range(rounds):
         for contender in [with_them, without][:: 1 if turn % 2 else -1]:
             rates[contender.name].append(bench.run(contender, "cost.input", load).records_per_second)
-    one, other = (statistics.median(rates[contender.name]) for contender in (with_them, without))
+        ratio = rates[with_them.name][-1] / rates[without.name][-1]
+        say(f"turn {turn + 1} of {rounds}: with snapshots {ratio:.3f} of the throughput without")
+    ratios = [one / other for one, other in zip(*rates.values(), strict=True)]
     return {
         "bench": "recovery",
         "case": "cost of snapshots",
         "keys": keys,
         "with": [round(rate) for rate in rates[with_them.name]],
         "without": [round(rate) for rate in rates[without.name]],
-        "cost_percent": round(100 * (1 - one / other), 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "cost_percent": round(100 * (1 - statistics.median(ratios)), 1),
     }
 
 
-def main(json: bool = False, keys: int = 10_000, records: int = 400_000, rounds: int = 3) -> int:
-    """Run on a broker of its own and print JSON lines, or the same for people. Raises `PenstockError` where an output is wrong."""
+def main(json: bool = False, keys: int = 10_000, records: int = 200_000, rounds: int = 3) -> int:
+    """Run on a broker of its own and print JSON lines, or the same for people, each as soon as it is known.
+
+    Raises `PenstockError` where an output is wrong.
+    """
     say = Console(stderr=True, highlight=False).print
-    show = Console(highlight=False).print
+
+    def show(line: dict[str, object]) -> None:
+        print(json_lines.dumps(line) if json else ", ".join(f"{name} {value}" for name, value in line.items() if name != "bench"))
+        sys.stdout.flush()
+
     with KafkaNode() as node, tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
-        lines = [recover(node.bootstrap, Path(folder), keys, on_disk, say).line() for on_disk in (False, True)]
+        for on_disk in (False, True):
+            show(recover(node.bootstrap, Path(folder), keys, on_disk, say).line())
         if rounds:
-            lines.append(cost(node.bootstrap, Path(folder), keys, records, rounds, say))
-    for line in lines:
-        if json:
-            print(json_lines.dumps(line))
-        else:
-            show(", ".join(f"{name} {value}" for name, value in line.items() if name != "bench"))
+            show(cost(node.bootstrap, Path(folder), keys, records, rounds, say))
     return 0

@@ -31,3 +31,5 @@ def test_far_more_keys_than_slots_have_all_their_predictions(kafka: KafkaNode, t
     figures = crowd(kafka.bootstrap, tmp_path, keys=600, slots=50, memory_bytes=20_000, chunks=3, chunk=20, say=lambda text: None)
     assert figures.records == 1800
     assert figures.disk > 0
+    assert len(figures.quarters) == 4
+    assert 0 < max(figures.quarters) <= figures.resident
