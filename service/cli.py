@@ -320,8 +320,13 @@ def bench_engine(
     network: Annotated[list[str] | None, typer.Option(help="Only this network; may be given again.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Of torch; 0: one per core.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of every contender.")] = 3,
+    device: Annotated[str, typer.Option(help="cpu, or cuda or cuda:<number>: with graphs and without, launches counted.")] = "cpu",
 ) -> None:
     """The engine alone, beside torch-streamer, recomputed windows, a dense cache in lockstep and its bare matrix products."""
+    if device != "cpu":
+        from service.bench.engine.device import main as on_device
+
+        raise typer.Exit(on_device(device, json=json, rounds=rounds, networks=network or ()))
     from service.bench.engine.run import main as compare
 
     raise typer.Exit(compare(json=json, rounds=rounds, peers=peers, networks=network or (), threads=threads))

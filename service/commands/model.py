@@ -10,6 +10,7 @@ from service.config import Config, Numerics
 from service.errors import NotExact
 from service.nn.window import OnWindows
 from service.streaming import verify as verify_program
+from service.streaming.device.launches import depends_on_data
 
 
 def show(config: Config) -> None:
@@ -27,7 +28,11 @@ def show(config: Config) -> None:
         "state per key": f"{program.bytes_per_slot / 1024:.1f} KiB in memory",
         "numerics": config.numerics.value,
         "precision": config.model.precision,
+        "device": str(program.device),
     }
+    if program.accelerator is not None:
+        anew = [node.name for node in program.graph.nodes if depends_on_data(node)]
+        facts["outside CUDA graphs"] = ", ".join(anew) or "nothing"
     for node in program.graph.nodes:
         if isinstance(node.operator, OnWindows):
             window = node.operator.window

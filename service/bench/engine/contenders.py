@@ -18,6 +18,7 @@ from service.bench.engine.lockstep import lockstep
 from service.bench.engine.networks import CHANNELS, SeparableLayer, StridedGru, UNet
 from service.bench.network import CausalLayer
 from service.streaming import Program, Ragged, convert
+from service.streaming.device import Accelerator
 
 STRIDES = 4
 """A multiple of every network's product of strides."""
@@ -63,9 +64,9 @@ class Contender(ABC):
 class Penstock(Contender):
     """The program."""
 
-    def __init__(self, network: nn.Module, keys: int, numerics: str) -> None:
+    def __init__(self, network: nn.Module, keys: int, numerics: str, device: str | Accelerator = "cpu") -> None:
         self.name = f"penstock {numerics}"
-        self.program: Program = convert(network, CHANNELS, numerics=numerics)
+        self.program: Program = convert(network, CHANNELS, numerics=numerics, device=device)
         self.state = self.program.new_state(keys + 1)
         self.slots = torch.arange(1, keys + 1)
 

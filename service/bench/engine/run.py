@@ -100,6 +100,11 @@ class Comparison:
 
 def check(module: nn.Module, case: Case, package: Path | None) -> None:
     """All contenders give the module's outputs, from the beginning of the streams on. Raises `PenstockError`."""
+    check_made(module, case, lambda keys, batches: contenders(module, keys, batches, package))
+
+
+def check_made(module: nn.Module, case: Case, make: Callable[[int, Sequence[Batch]], Sequence[Contender]]) -> None:
+    """The same of contenders that `make` makes for a few keys."""
     keys, enough = min(case.keys, 4), 700
     batches = case.batches(keys)
     fed = [batches[step % len(batches)] for step in range(-(-enough // min(int(batch.lengths.min()) for batch in batches)))][:700]
@@ -108,7 +113,7 @@ def check(module: nn.Module, case: Case, package: Path | None) -> None:
     ]
     with torch.no_grad():
         expected = [module(samples[None])[0] for samples in frames]
-    for contender in contenders(module, keys, batches, package):
+    for contender in make(keys, batches):
         made = [contender.outputs(contender.step(contender.prepare(batch))) for batch in fed]
         for key, wanted in enumerate(expected):
             streamed = torch.cat([step[key] for step in made], 1)
@@ -128,7 +133,7 @@ def compare(name: str, case: Case, package: Path | None, rounds: int) -> Compari
     steps: dict[str, Callable[[], Any]] = {}
     for contender in running:
         contender.step(contender.prepare(warm))
-        steps[contender.name] = _over(contender, batches)
+        steps[contender.name] = over(contender, batches)
     exact = next(contender for contender in running if contender.name == "penstock exact")
     assert isinstance(exact, Penstock)
     for blas in (False, True):
@@ -137,11 +142,12 @@ def compare(name: str, case: Case, package: Path | None, rounds: int) -> Compari
     figures = {label: Figure(label) for label in steps}
     for _ in range(rounds):
         for label, step in steps.items():
-            figures[label].seconds.append(_median(step))
+            figures[label].seconds.append(median_seconds(step))
     return Comparison(name, case, list(figures.values()))
 
 
-def _over(contender: Contender, batches: Sequence[Batch]) -> Callable[[], Any]:
+def over(contender: Contender, batches: Sequence[Batch]) -> Callable[[], Any]:
+    """A step of the contender, each time on the next batch."""
     prepared = [contender.prepare(batch) for batch in batches]
     turns = cycle(prepared)
 
@@ -151,7 +157,7 @@ def _over(contender: Contender, batches: Sequence[Batch]) -> Callable[[], Any]:
     return step
 
 
-def _median(step: Callable[[], Any]) -> float:
+def median_seconds(step: Callable[[], Any]) -> float:
     """Seconds of one step, the first one apart, which finds the caches filled by somebody else."""
     step()
     taken: list[float] = []
@@ -173,7 +179,7 @@ def sparse(rounds: int) -> Comparison:
     figures = [Figure(label) for label in steps]
     for _ in range(rounds):
         for figure in figures:
-            figure.seconds.append(_median(steps[figure.name]))
+            figure.seconds.append(median_seconds(steps[figure.name]))
     return Comparison("tcn", Case(1, 10), figures)
 
 

@@ -50,6 +50,14 @@ class Accelerator(ABC):
     def adopt(self, product: Gemm, exact: bool, repeated: bool) -> None:
         """Moves a product here. `repeated` says that it is called with any number of rows, else with the same number always."""
 
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Waits until all that was launched is done."""
+
+    @abstractmethod
+    def calls(self, work: Callable[[], object]) -> int | None:
+        """How often `work` has the host call the device: launches, replays and copies. None where nobody counts."""
+
 
 class StandIn(Accelerator):
     """The CPU as if it were a device: the same buffers, padding and order of calls, so that all of it runs where there is no GPU.
@@ -85,6 +93,12 @@ class StandIn(Accelerator):
         launches()
         self.captured += 1
         return launches
+
+    def synchronize(self) -> None:
+        """All is done when it is called."""
+
+    def calls(self, work: Callable[[], object]) -> None:
+        """A call of the CPU is none of a device."""
 
     def adopt(self, product: Gemm, exact: bool, repeated: bool) -> None:
         """Its kernel is one for the CPU as it is."""

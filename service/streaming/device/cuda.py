@@ -7,10 +7,12 @@ device, no tensor made of the host's numbers, no copy from memory that is not pi
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from service.errors import DeviceRefused
 from service.streaming.device.accelerator import Accelerator, Launches
@@ -19,6 +21,9 @@ from service.streaming.numerics import Gemm
 
 RECURRENT_ROWS = 256
 """Rows of every product of a recurrence under `exact`: there the number of rows is that of active streams."""
+
+CALLS = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
+"""What the names of the runtime's calls that start work begin with, in a profile."""
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -97,6 +102,15 @@ class Cuda(Accelerator):
             torch.cuda.synchronize()
             return launches
         return graph.replay
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+    def calls(self, work: Callable[[], object]) -> int:
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
+            work()
+            self.synchronize()
+        return sum(event.count for event in recorded.key_averages() if event.key.startswith(CALLS))
 
     def adopt(self, product: Gemm, exact: bool, repeated: bool) -> None:
         product.matrix, product.bias = product.matrix.to(self.device), product.bias.to(self.device)

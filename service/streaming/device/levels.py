@@ -24,6 +24,8 @@ SMALLEST = 256
 """Frames of the smallest level: fewer take a GPU as long."""
 APART = 4
 """Each level has so many times the frames of the one below."""
+MOST_STREAMS = 4096
+"""Of a round: every rate sends two or three numbers for each, whether there is one or not."""
 LOOSE = 4
 """A tile holds its size over this many outputs on average before a level is full of tiles."""
 
@@ -62,7 +64,7 @@ def _level(plan: Plan, frames: int) -> Level:
         if isinstance(node.operator, Banded):
             size, count = node.operator.tile, rows[node.output.timeline]
             tiles[node.output.timeline, size] = max(1, LOOSE * count // size, (count - 1) // size + 2)
-    return Level(frames, max(frames, 1), rows, tiles)
+    return Level(frames, min(frames, MOST_STREAMS), rows, tiles)
 
 
 def _values(graph: Graph) -> list[Value]:
