@@ -206,6 +206,8 @@ def _snapshots(task: Task, reader: SharedReader, policy: RestorePolicy, streams:
             found.begun = True
             if refused.read(name or b"", value) or value == BEGUN:
                 own.append((name or b"", value))
+            elif (name or b"").startswith(OWN_KEYS) and value is not None:
+                mismatched[name or b""] = SnapshotMismatch("it is a note of the service itself that this version does not know")
             else:
                 latest[name or b""] = value
         for key, data in latest.items():

@@ -186,6 +186,18 @@ def test_dead_letters_that_do_not_reach_back_are_one_too(cluster: Cluster) -> No
         cluster.work()
 
 
+def test_a_note_that_this_version_does_not_know_is_no_damage_either(cluster: Cluster) -> None:
+    snapshotted(cluster)
+    later = b"\x00penstock.later"
+    cluster.transport.publisher().publish("app.snapshots", b"PSNX", key=later, partition=0)
+    cluster.start("one")
+    with pytest.raises(
+        OperatorActionRequired, match=r"a note of the service itself that this version does not know.*start that one"
+    ):
+        cluster.work()
+    assert [value for key, value, _ in cluster.read("app.snapshots") if key == later] == [b"PSNX"]
+
+
 def test_a_newer_version_is_no_damage(cluster: Cluster) -> None:
     snapshotted(cluster)
     damage(cluster, KEYS[2], "version")
