@@ -249,5 +249,5 @@ class Scheduler:
 
 
 def _rows_of(batch: RecordBatch, refused: Mapping[int, Refusal]) -> dict[int, Refusal]:
-    rows = ((bisect_left(batch.offsets, offset), offset, refusal) for offset, refusal in refused.items())
-    return {row: refusal for row, offset, refusal in rows if row < len(batch) and batch.offsets[row] == offset}
+    rows = {bisect_left(batch.offsets, offset): (offset, refusal) for offset, refusal in refused.items()}
+    return {row: refusal for row, (offset, refusal) in rows.items() if row < len(batch) and batch.offsets[row] == offset}

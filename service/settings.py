@@ -12,7 +12,8 @@ from service.transport.interface import Membership, Transport
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """Times in seconds; `partitions` is the input's count, `max_failures` how many transactions in a row may come to nothing."""
+    """Times in seconds; `partitions` is the input's count, `max_failures` how many transactions in a row may come to nothing,
+    `outage` how long the broker may be away (Kafka Streams' `task.timeout.ms` is as long)."""
 
     input: str
     topics: Topics
@@ -24,6 +25,7 @@ class WorkerSettings:
     max_records: int = 4096
     max_failures: int = 20
     call_timeout: float = 30.0
+    outage: float = 300.0
     longest_poll: float = 0.1
     output_bytes: int = 900_000
 

@@ -15,6 +15,7 @@ log = structlog.get_logger("penstock.standing")
 
 _ASK_EVERY = 5.0  # seconds, after a loss, whether a newer process has our name
 _ASK_TIMEOUT = 1.0
+_ASK_AGAIN = 1.0  # seconds after a broker did not answer
 
 
 class Standing:
@@ -26,6 +27,7 @@ class Standing:
         incarnation: Incarnation,
         max_failures: int,
         call_timeout: float,
+        outage: float,
         metrics: Metrics,
         clock: Callable[[], float],
         sleep: Callable[[float], None],
@@ -37,10 +39,27 @@ class Standing:
         self._incarnation = incarnation
         self._max_failures = max_failures
         self._call_timeout = call_timeout
+        self._outage = outage
         self._metrics = metrics
         self._clock = clock
         self._fenced: Fenced | None = None
         self._ask_at = clock()
+        self._away_since = self._away_at = -float("inf")
+
+    def note_outage(self, error: TransportUnavailable) -> None:
+        """The broker does not answer: wait a little, then start over, which is right whatever became of the transaction at hand.
+
+        Raises the error where there has been no answer for longer than an outage may last, or too many transactions have failed.
+        """
+        now = self._clock()
+        if now - self._away_at > self._outage:
+            self._away_since = now
+        self._away_at = now
+        if now - self._away_since > self._outage or self.failures > self._max_failures:
+            raise error
+        self.unknown = True
+        log.warning("broker_unavailable", reason=str(error), since=round(now - self._away_since, 1))
+        self.sleep(_ASK_AGAIN)
 
     def count_failure(self, error: PenstockError) -> None:
         """Wait a little longer after each failure in a row; after too many, give up with `TransportUnavailable`."""
@@ -64,8 +83,9 @@ class Standing:
 
         Raises `Fenced` where a newer process of this instance has started: name and transactional id are its own then.
         """
+        newer = "our transaction ended without us, and a newer process of this instance has started"
+        self._check_name(self._fenced or Fenced(newer))
         fenced, self._fenced = self._fenced, None
-        self._check_name(fenced or Fenced("our transaction ended without us, and a newer process of this instance has started"))
         return fenced is not None
 
     def check_loss(self, has_tasks: bool) -> None:

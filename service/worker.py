@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from service.assignment import Assignment
 from service.background import Beside, in_thread
 from service.codec.interface import Encoder
 from service.commits import Commits
-from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError, StepFailed
+from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError, TransportUnavailable
 from service.feeder import Feeder
 from service.incarnation import Incarnation
 from service.intake import Intake
@@ -22,7 +21,6 @@ from service.landmarks import Landmarks
 from service.observe.metrics import Metrics
 from service.portion import portion
 from service.quarantine import Quarantine
-from service.refused import cut
 from service.restore import RestorePolicy, SharedReader
 from service.scheduler import Scheduler
 from service.settings import WorkerSettings
@@ -60,7 +58,6 @@ class Worker:
         self._transport = transport
         self._clock = clock
         self._stopping = False
-        self._at_once = sys.maxsize  # records of a replay, since a step of more has failed
         self._reader = SharedReader(transport.reader())
         self._feeder = Feeder(scheduler, streams, encoder, metrics, clock, settings.input, settings.output_bytes)
         self._publisher = transport.publisher()
@@ -68,7 +65,9 @@ class Worker:
         source = transport.source(settings.membership)
         self._assignment = Assignment(source, self._reader, streams, recovery, self._quarantine, metrics, clock)
         self._incarnation = Incarnation(transport, settings.topics.snapshots, settings.membership.instance)
-        self.standing = Standing(self._incarnation, settings.max_failures, settings.call_timeout, metrics, clock, sleep)
+        self.standing = Standing(
+            self._incarnation, settings.max_failures, settings.call_timeout, settings.outage, metrics, clock, sleep
+        )
         self.commits = Commits(
             settings,
             transport,
@@ -104,14 +103,25 @@ class Worker:
         self._assignment.source.subscribe([self._settings.input], self)
 
     def turn(self) -> None:
-        """One round of the loop."""
+        """One round of the loop; while nobody knows what became of a transaction, an attempt to find out."""
+        try:
+            if not self.standing.unknown:
+                self._go_on()
+            if self.standing.unknown:
+                self._start_over()
+            elif self.standing.lost:
+                self.standing.check_loss(bool(self._assignment.tasks))
+        except TransportUnavailable as error:
+            self.standing.note_outage(error)
+
+    def _go_on(self) -> None:
         try:
             self._assignment.advance()
             self._make_way()
             polled = self._assignment.source.poll(self._appetite(), self._patience())
             replayed, live = self._assignment.split(self._intake.take() + polled)
             self._replay(replayed)
-            self._intake.wait([part for part in live if self._assignment.tasks[part.partition].live])
+            self._intake.wait(live)
             self._intake.feed()
             if self.commits.due(self._intake.full):
                 self.commits.begin()
@@ -121,10 +131,6 @@ class Worker:
             self._intake.roll_back(error)
         except (OutcomeUnknown, Fenced) as error:
             self.standing.note_unknown(error)
-        if self.standing.unknown:
-            self._start_over()
-        elif self.standing.lost:
-            self.standing.check_loss(bool(self._assignment.tasks))
 
     def _make_way(self) -> None:
         """A replay needs slots that no epoch has changed."""
@@ -132,24 +138,10 @@ class Worker:
             self.commits.commit()
 
     def _replay(self, records: list[RecordBatch]) -> None:
-        """Raises `StepFailed` where a single record fails: it has passed before, so it is not at fault."""
         while records:
             part, records = portion(records, self.streams.room, at_least=1)
-            part, rest = cut(part, self._at_once)
-            records = rest + records
-            try:
-                self.commits.tombstones += self._feeder.replay(part, self._assignment.refused())
-            except StepFailed as error:
-                size = sum(map(len, part))
-                if size == 1:
-                    raise
-                log.warning("replay_failed", reason=str(error), records=size)
-                self._at_once = size // 2
-                failed = [Partition(each.topic, each.partition) for each in part]
-                self._replay_anew(failed)
-                records = [each for each in records if Partition(each.topic, each.partition) not in failed]
-            else:
-                self._assignment.fed(part)
+            self.commits.tombstones += self._feeder.replay(part, self._assignment.refused())
+            self._assignment.fed(part)
 
     def _appetite(self) -> int:
         """How many records a poll may bring. Few after an assignment, when all streams are cold and a step thaws whomever it meets:
@@ -174,6 +166,8 @@ class Worker:
         Raises `Fenced` where a newer process of this instance has started: the transactional id is its own then. Who was fenced
         and is the newest takes id and membership back: an older process must have woken up.
         """
+        with contextlib.suppress(PenstockError):
+            self.commits.finish()
         fenced = self.standing.confirm()
         self.commits.replace_producer()
         source, inputs = self._assignment.source, [task.input for task in self._assignment.tasks.values()]
@@ -188,15 +182,6 @@ class Worker:
             self._give_up(inputs)
             self._assignment.add(inputs)
         self.standing.unknown = False
-
-    def _replay_anew(self, inputs: list[Partition]) -> None:
-        """These tasks recover from the log again: what a failed step has half changed, only pictures could put back, and a replay
-        takes none."""
-        self._assignment.source.pause(inputs)
-        self.commits.forget(_numbers(inputs))
-        self._assignment.drop(inputs)
-        self._intake.drop(inputs)
-        self._assignment.add(inputs)
 
     # rebalances
 
@@ -245,9 +230,9 @@ class Worker:
     def finish(self) -> None:
         """A clean stop: whatever was aborted is fed again, every dirty stream is snapshotted, all is committed.
 
-        Where that fails twice, the next owner replays instead.
+        Where that fails twice, or the broker was not to be reached before, the next owner replays instead.
         """
-        for _ in range(2):
+        for _ in range(0 if self.standing.unknown else 2):
             try:
                 self.commits.finish()
                 self._intake.wait(self._assignment.split(self._intake.take())[1])

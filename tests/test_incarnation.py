@@ -26,8 +26,8 @@ def test_the_newest_is_found_and_nothing_is_read_twice(monkeypatch: pytest.Monke
     reader, publisher = transport.reader(), transport.publisher()
     publisher.publish("snapshots", b"a snapshot", key=b"a")
     older, other = (Incarnation(transport, "snapshots", name) for name in ("one", "two"))
-    older.sign(reader, 1.0)
-    other.sign(reader, 1.0)
+    older.sign(reader, publisher, 1.0)
+    other.sign(reader, publisher, 1.0)
     for _ in range(5):
         publisher.publish("snapshots", b"a snapshot", key=b"a")
     assert not older.superseded(1.0)
@@ -35,7 +35,7 @@ def test_the_newest_is_found_and_nothing_is_read_twice(monkeypatch: pytest.Monke
     assert not older.superseded(1.0)
     assert starts == [1, 8]
     newer = Incarnation(transport, "snapshots", "one")
-    newer.sign(reader, 1.0)
+    newer.sign(reader, publisher, 1.0)
     assert older.superseded(1.0)
     assert older.superseded(1.0)
     assert not newer.superseded(1.0)

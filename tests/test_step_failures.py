@@ -14,14 +14,10 @@ from hypothesis import strategies as st
 from service.codec.interface import Reason, Refusal
 from service.errors import StepFailed
 from service.refused import RefusedRecords
-from service.scheduler import Scheduler
 from service.state import Streams
 from service.streaming import Ragged
-from service.transport.interface import RecordBatch
 from service.transport.memory import Fault
-from service.transport.partitioning import partition_of
-from tests.applications import chunk
-from tests.cluster import PARTITIONS, Cluster, applications, audited, letters, same_partition, when_waited_for
+from tests.cluster import Cluster, applications, audited, letters, when_waited_for
 
 BAD = 77.0
 """A sample that the network of these tests cannot take."""
@@ -125,18 +121,6 @@ def test_a_replay_leaves_it_out(cluster: Cluster) -> None:
     cluster.work()
     assert letters(cluster) == [(b"a", b"step_failed")]
     assert audited(cluster) == 3
-
-
-def test_notes_hold_in_whatever_order_they_were_read(cluster: Cluster) -> None:
-    """A local disk gives them in the order of their names, 15 before 9; and not all of them are about the records at hand."""
-    note = Refusal(Reason.STEP_FAILED, "refused before")
-    records = RecordBatch("in", 0, [15, 16, 18], [0] * 3, [b"a"] * 3, [chunk(0.0, 2, seed=1)] * 3)
-    for order in itertools.permutations([9, 15, 17, 18, 20]):
-        schedule = Scheduler(applications()["one"].decoder, cluster.workers["one"].streams).decode(
-            [records], {0: dict.fromkeys(order, note)}
-        )
-        assert sorted(letter.records.offsets[letter.row] for letter in schedule.letters) == [15, 18]
-        assert schedule.samples == 2
 
 
 def test_what_is_written_goes_when_no_replay_can_reach_it(cluster: Cluster) -> None:
@@ -250,61 +234,6 @@ def test_a_batch_too_large_for_memory_is_fed_in_parts_and_nobody_is_refused(
     assert max(largest) > 5
     assert letters(cluster) == []
     assert audited(cluster) == 15
-
-
-@pytest.mark.parametrize("commits", ["at once", "late"])
-def test_a_replay_too_large_for_memory_is_fed_in_parts_too(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, commits: str) -> None:
-    """It passed in parts when it was new; fed at once it would end every process that comes."""
-    if commits == "late":
-        cluster.beside = when_waited_for
-    [key] = same_partition(1)
-    other = next(name for name in (b"a", b"b", b"c", b"d") if partition_of(name, PARTITIONS) == 1)
-    for _ in range(12):
-        cluster.produce(key, 5)
-        cluster.work(turns=2)
-    cluster.produce(other, 5)
-    cluster.work()
-    cluster.crash("one")
-    feed = Streams.feed
-
-    def limited(self: Streams, slots: np.ndarray, values: np.ndarray, *others: object) -> object:
-        out = feed(self, slots, values, *others)  # type: ignore[arg-type]
-        if len(values) > 20:
-            raise MemoryError
-        return out
-
-    monkeypatch.setattr(Streams, "feed", limited)
-    cluster.produce(key, 5)  # comes with what is to be replayed
-    cluster.start("one")
-    for _ in range(3):
-        cluster.produce(other, 5)
-        cluster.work(turns=4)
-    cluster.produce(key, 5)
-    cluster.work(turns=12)
-    assert letters(cluster) == []
-    assert audited(cluster) == 18
-
-
-def test_a_single_record_that_fails_in_a_replay_ends_the_process(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It passed before, so nothing tells that it is at fault."""
-    cluster.produce(b"a", 5)
-    cluster.produce(b"a", 5)
-    cluster.work()
-    cluster.crash("one")
-
-    def broken(*_: object) -> None:
-        raise MemoryError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Streams, "feed", broken)
-        cluster.start("one")
-        with pytest.raises(StepFailed):
-            cluster.work(turns=12)
-    cluster.crash("one")
-    cluster.start("one")
-    cluster.work()
-    assert letters(cluster) == []
-    assert audited(cluster) == 2
 
 
 @settings(max_examples=200, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,11 +54,16 @@ def test_zombies(scenes: Scenes, rounds: Rounds, judged: Judged, protocol: str) 
         play.publish(100)
         pair = [play.process("one"), play.process("two")]
         play.wait_for(play.published, *pair)
+        waited: list[float] = []
         for number in range(stalls):
             play.publish(300)
             play.wait_for(play.done() + play.random.randint(1, 150), *pair)
             pair[number % 2].send(signal.SIGSTOP)
+            # Of both halves of the partitions: what the stopped one had, nobody takes before its session has ended.
+            play.publish(100)
+            began = time.monotonic()
             play.wait_for(play.published, *pair)
+            waited.append(time.monotonic() - began)
             play.publish(100)
             pair[number % 2].send(signal.SIGCONT)
             play.wait_for(play.published, *pair)
@@ -65,6 +71,7 @@ def test_zombies(scenes: Scenes, rounds: Rounds, judged: Judged, protocol: str) 
             process.stop()
         play.settle()
         judged(play, 4, f"SIGSTOP beyond the session, {protocol}", stalls)
+        assert min(waited) > 1.0, waited  # of a session of two seconds
 
 
 @PROTOCOLS
