@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from service.app import Application
 from service.errors import FrameRefused, StepFailed
 from service.streaming import Ragged, convert, verify
+from service.streaming.operators.embedding import Embedding
 from tests.applications import configured
 from tests.cluster import Cluster, audited, letters
 
@@ -131,3 +132,12 @@ def test_memory_that_is_nobody_s_may_hold_anything() -> None:
 
     assert not made.values.isnan().any()
     assert verify(program, module).bit_equal
+
+
+def test_rows_that_nobody_reads_are_looked_up_without_harm() -> None:
+    table = torch.arange(6.0).view(3, 2)
+    nobody_s = [float("nan"), float("inf"), float("-inf"), -7.0, 1e9]
+
+    made = Embedding("embedding", 1, table, checked=True).compute([torch.tensor([*nobody_s, 2.0]).unsqueeze(1)], None)
+
+    assert made[-1].tolist() == [4.0, 5.0]

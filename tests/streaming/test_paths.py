@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import linecache
+import re
 from collections.abc import Callable
 
 import pytest
@@ -76,11 +78,20 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "other nodes": (lambda x: F.max_pool1d(x, 3 if x.shape[-1] % 2 else 2), ANSWERS),
     "padding on the left": (lambda x: F.pad(x, (x.shape[-1] % 2, 0)), "padding on the left"),
     "a few at the beginning": (lambda x: x[..., : x.shape[-1] % 2], "slice of time that ends at"),
-    "fewer from more": (lambda x: x[..., : x.shape[-1] // 2 * 2 - x.shape[-1] % 2 * 4], "end it earlier"),
+    "fewer from more": (lambda x: x[..., : x.shape[-1] + x.shape[-1] % 2 * 4], "end it earlier"),
     "fewer with padding": (lambda x: F.pad(x, (0, x.shape[-1] % 2 * 3)), "longer streams shorter"),
     "a loop until it is short": (shortened, "branches in a row"),
     "a length as a number": (lambda x: x[:, : int(x.shape[-1])], "used as a number"),
 }
+
+
+def told(error: pytest.ExceptionInfo[NotStreamable]) -> str:
+    """What an error says besides the line of source that it quotes, in which the expected words stand too."""
+    text = str(error.value)
+    quoted = {linecache.getline(__file__, int(number)).strip()[:160] for number in re.findall(r"\.py:(\d+): ", text)}
+    for line in quoted - {""}:
+        text = text.replace(line, "")
+    return text
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -90,7 +101,7 @@ def test_what_cannot_be_put_together_is_refused(name: str) -> None:
     with pytest.raises(NotStreamable, match=r"test_paths\.py:\d+") as caught:
         convert(Function(function), 1)
 
-    assert message in str(caught.value)
+    assert message in told(caught)
 
 
 def test_a_module_that_raises_on_every_way_is_refused() -> None:

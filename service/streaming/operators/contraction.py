@@ -122,9 +122,10 @@ def contract(trace: Trace, a: Factor, b: Factor, result: Sequence[str]) -> Facto
         elif a.sizes[label] == 1 and a.kinds[label] is Kind.FACTOR and (b.sizes[label] > 1 or b.kinds[label] is not Kind.FACTOR):
             a = a.without(label)
         elif a.sizes[label] != b.sizes[label] or a.kinds[label] is not b.kinds[label]:
-            trace.refuse(
-                f"{trace.calling} of {_shape(a)} and {_shape(b)}", "The module itself would raise here, or time would vary."
-            )
+            what = f"{trace.calling} of {_shape(a)} and {_shape(b)}"
+            if Kind.TIME in (a.kinds[label], b.kinds[label]):
+                trace.refuse(f"{what}, which weighs frames by their number,", OVER_TIME)
+            trace.refuse(what, "The module itself would raise here.")
     a, b = (one.summed(trace, set(other.labels) | set(result)) for one, other in ((a, b), (b, a)))
     both = [label for label in a.labels if label in b.labels]
     summed = [label for label in both if label not in result]

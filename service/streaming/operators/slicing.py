@@ -31,6 +31,8 @@ ENDS = (
 def getitem(trace: Trace, symbol: Symbol, key: Any) -> Symbol:
     keys = list(key) if isinstance(key, tuple) else [key]
     named = [item for item in keys if item is not None and item is not Ellipsis]
+    if any(isinstance(item, Symbol) for item in named):
+        trace.refuse("indexing with computed truths or numbers", "How many there are differs: use torch.where or masked_fill.")
     room = symbol.ndim - len(named)
     listed = [item for item in named if isinstance(item, list | Tensor)]
     if room < 0 or not all(isinstance(item, slice | int | list | Tensor) for item in named) or len(listed) > 1:
