@@ -222,7 +222,8 @@ class ExactlyOnce(RuleBasedStateMachine):
             shutil.rmtree(self.directory)
 
 
-TestExactlyOnce = ExactlyOnce.TestCase
+# Half a minute; a counterexample takes longer to shrink, and is lost where it is cut off.
+TestExactlyOnce = pytest.mark.timeout(1500)(ExactlyOnce.TestCase)
 TestExactlyOnce.settings = settings(
     max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
