@@ -32,4 +32,4 @@ def test_far_more_keys_than_slots_have_all_their_predictions(kafka: KafkaNode, t
     assert figures.records == 1800
     assert figures.disk > 0
     assert len(figures.quarters) == 4
-    assert 0 < max(figures.quarters) <= figures.resident
+    assert 0 < max(figures.quarters) <= 1.05 * figures.resident

@@ -42,6 +42,13 @@ class Process:
         """The end of its log, for messages."""
         return self.log.read_text()[-3000:] if self.log.exists() else ""
 
+    def where(self) -> str:
+        """The same, and where each of its threads is."""
+        said = self.said
+        self.send(signal.SIGUSR1)
+        self.wait(1.0)
+        return said + self.log.read_text()[-12_000:]
+
     def wait(self, seconds: float) -> int | None:
         """Its exit code, or None where it still runs after so long."""
         self._process.join(seconds)

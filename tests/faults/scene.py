@@ -166,8 +166,9 @@ class Scene:
         while (done := self.done()) < offsets:
             for process in alive:
                 assert process.exit is None, (process.exit, process.said)
-            said = "".join(process.said for process in alive)
-            assert time.monotonic() < deadline, f"only {done} of {offsets} offsets are committed after {seconds} s\n{said}"
+            if time.monotonic() > deadline:
+                said = "".join(process.where() for process in alive)
+                raise AssertionError(f"only {done} of {offsets} offsets are committed after {seconds} s\n{said}")
 
     def worker(
         self, instance: str = "one", around: Callable[[Transport], Any] = lambda transport: transport, **more: Any
