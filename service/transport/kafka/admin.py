@@ -94,19 +94,27 @@ class KafkaAdmin:
         """The settings of each topic; none of a topic whose settings may not be read."""
         if not topics:
             return {}
-        answers = self._admin.describe_configs(
-            [ConfigResource(ResourceType.TOPIC, topic) for topic in topics], request_timeout=timeout
-        )
-        found: dict[str, dict[str, str]] = {}
-        for resource, answer in answers.items():
-            try:
-                entries = answer.result()
-            except KafkaException as error:
-                if reason(error).code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                    raise self._unavailable(f"settings of topic {resource.name!r}", error) from None
-                entries = {}
-            found[resource.name] = {name: entries[name].value for name in _SETTINGS if name in entries}
-        return found
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(deadline - time.monotonic(), _LOOK_AGAIN)
+            answers = self._admin.describe_configs(
+                [ConfigResource(ResourceType.TOPIC, topic) for topic in topics], request_timeout=left
+            )
+            found: dict[str, dict[str, str]] = {}
+            for resource, answer in answers.items():
+                try:
+                    entries = answer.result()
+                except KafkaException as error:
+                    code = reason(error).code()
+                    if code == KafkaError._TRANSPORT and time.monotonic() < deadline:
+                        break  # a connection that was cut is made again
+                    if code != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                        raise self._unavailable(f"settings of topic {resource.name!r}", error) from None
+                    entries = {}
+                found[resource.name] = {name: entries[name].value for name in _SETTINGS if name in entries}
+            else:
+                return found
+            time.sleep(_LOOK_AGAIN)
 
     def _unavailable(self, what: str, error: KafkaException) -> TransportUnavailable:
         self._admin.poll(0)

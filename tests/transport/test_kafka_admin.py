@@ -1,0 +1,53 @@
+"""What only Kafka's admin does: a connection that is cut while the settings of topics are asked for."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from service.errors import TransportUnavailable
+from service.transport.interface import TopicDescription
+from service.transport.kafka.admin import KafkaAdmin
+from service.transport.kafka.configuration import KafkaProperties
+
+
+class Cut:
+    """The client's part that is asked; its connection is cut the first few times."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def list_topics(self, timeout: float) -> Any:
+        return SimpleNamespace(topics={"in": SimpleNamespace(partitions={0: SimpleNamespace(replicas=[1])})})
+
+    def describe_configs(self, resources: list[Any], request_timeout: float) -> dict[Any, Future[Any]]:
+        answer: Future[Any] = Future()
+        if self.left:
+            self.left -= 1
+            answer.set_exception(KafkaException(KafkaError(KafkaError._TRANSPORT)))
+        else:
+            answer.set_result({"cleanup.policy": SimpleNamespace(value="compact")})
+        return {resources[0]: answer}
+
+    def poll(self, timeout: float) -> None:
+        pass
+
+
+@pytest.fixture
+def admin() -> KafkaAdmin:
+    return KafkaAdmin(KafkaProperties({"bootstrap.servers": "127.0.0.1:1"}))
+
+
+def test_a_connection_that_is_cut_is_no_reason_not_to_start(admin: KafkaAdmin) -> None:
+    admin._admin = Cut(times=3)
+    assert admin.describe(["in"], timeout=10.0) == {"in": TopicDescription("in", 1, {"cleanup.policy": "compact"}, 1)}
+
+
+def test_a_broker_that_cuts_every_connection_is_an_error(admin: KafkaAdmin) -> None:
+    admin._admin = Cut(times=10**6)
+    with pytest.raises(TransportUnavailable, match="settings of topic 'in': no answer"):
+        admin.describe(["in"], timeout=0.1)
