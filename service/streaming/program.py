@@ -278,7 +278,9 @@ class Program:
         run(self.steps, state, turn, rows)
         self._advance(state, turn)
         output = rows[self.output.index]
-        return output.clone() if _shares_memory(output, values) else output
+        # Not a view of memory that the next step overwrites, nor of the caller's.
+        lent = output.untyped_storage().data_ptr() == values.untyped_storage().data_ptr() or state.holds(output)
+        return output.clone() if lent else output
 
     def _advance(self, state: State, turn: Turn) -> None:
         state.frames.index_copy_(0, turn.slots, turn.after)
@@ -326,9 +328,3 @@ def _keep_memory() -> None:
     It learns from the largest piece that was ever freed, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Nothing is touched.
     """
     torch.empty(KEPT, dtype=torch.uint8)
-
-
-def _shares_memory(rows: Tensor, values: Tensor) -> bool:
-    """Whether the rows are part of a larger memory, as those in a store or a scratch are, or the input itself."""
-    memory = rows.untyped_storage()
-    return memory.nbytes() != rows.nbytes or memory.data_ptr() == values.untyped_storage().data_ptr()
