@@ -50,7 +50,6 @@ class Store:
         self.rows: Float[Tensor, "rows C"] = self._like.new_empty(self.ring_at + slots * self.depth, self.channels)
         for row, fill in enumerate(self.fills):
             self.rows[row] = fill
-        self.address = self.rows.untyped_storage().data_ptr()
         self.ring: Float[Tensor, "slots_depth C"] = self.rows[self.ring_at :]
         bytes_of_row = self.channels * self.rows.itemsize
         self._wide = next((dtype for dtype in WIDE if bytes_of_row % dtype.itemsize == 0), self.rows.dtype)
@@ -154,7 +153,7 @@ class State:
     def holds(self, rows: Tensor) -> bool:
         """Whether the tensor is a part of a store."""
         address = rows.untyped_storage().data_ptr()
-        return any(address == store.address for store in self.stores.values())
+        return any(address == store.rows.untyped_storage().data_ptr() for store in self.stores.values())
 
     def send(self, *tensors: Tensor) -> list[Tensor]:
         """Tensors of the host where the state is."""
