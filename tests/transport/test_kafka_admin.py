@@ -49,5 +49,5 @@ def test_a_connection_that_is_cut_is_no_reason_not_to_start(admin: KafkaAdmin) -
 
 def test_a_broker_that_cuts_every_connection_is_an_error(admin: KafkaAdmin) -> None:
     admin._admin = Cut(times=10**6)
-    with pytest.raises(TransportUnavailable, match="settings of topic 'in': no answer"):
+    with pytest.raises(TransportUnavailable, match="settings of topics 'in': no answer"):
         admin.describe(["in"], timeout=0.1)

@@ -1,4 +1,4 @@
-"""What only Kafka's reader does: a broker that has just started, played by a client that answers as such a broker does."""
+"""What only Kafka's reader does: a broker that has just started, or connections that break, played by a client that answers so."""
 
 from __future__ import annotations
 
@@ -33,16 +33,29 @@ class Restarted:
 
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> KafkaReader:
-    monkeypatch.setattr("service.transport.kafka.reader._POLL", 0.01)
+    monkeypatch.setattr("service.transport.kafka.patience.PAUSE", 0.01)
     return KafkaReader(KafkaProperties({"bootstrap.servers": "127.0.0.1:1"}), Isolation.READ_UNCOMMITTED)
 
 
 @pytest.mark.parametrize(
-    "error", [KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE]
+    "error",
+    [
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError._TRANSPORT,
+        KafkaError._DESTROY,
+    ],
 )
-def test_a_broker_that_does_not_know_a_partition_yet_is_asked_again(reader: KafkaReader, error: int) -> None:
+def test_what_passes_is_asked_again(reader: KafkaReader, error: int) -> None:
     reader._consumer = Restarted(reader._consumer, error, times=3)
     assert reader.watermarks(WHERE, timeout=10.0) == (3, 7)
+
+
+def test_a_broker_that_cuts_every_connection_is_an_error(reader: KafkaReader) -> None:
+    reader._consumer = Restarted(reader._consumer, KafkaError._DESTROY, times=10**6)
+    with pytest.raises(TransportUnavailable, match=r"in\[2\]: no answer from 127.0.0.1:1"):
+        reader.watermarks(WHERE, timeout=0.1)
 
 
 def test_a_partition_that_nobody_knows_is_an_error(reader: KafkaReader, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
@@ -13,6 +13,7 @@ from service.errors import OperatorActionRequired, PenstockError, TransportUnava
 from service.transport.interface import TopicDescription
 from service.transport.kafka.configuration import KafkaProperties, client
 from service.transport.kafka.errors import Trouble, delivery_error, reason
+from service.transport.kafka.patience import patiently
 
 _SETTINGS = (
     "cleanup.policy",
@@ -40,11 +41,7 @@ class KafkaAdmin:
         self._admin = client(AdminClient, properties.admin(), error_cb=self._trouble)
 
     def describe(self, topics: Sequence[str], timeout: float) -> dict[str, TopicDescription | None]:
-        try:
-            # The whole list, since asking for one topic creates it where the broker is set to do so.
-            known = self._admin.list_topics(timeout=timeout).topics
-        except KafkaException as error:
-            raise self._unavailable("topics", error) from None
+        known = self._known(timeout)
         here = [topic for topic in topics if topic in known]
         settings = self._settings(here, timeout)
         return {
@@ -60,9 +57,11 @@ class KafkaAdmin:
         }
 
     def identity(self, topic: str, timeout: float) -> str | None:
-        answers = self._admin.describe_topics(TopicCollection([topic]), request_timeout=timeout)
+        def ask(left: float) -> str:
+            return str(self._admin.describe_topics(TopicCollection([topic]), request_timeout=left)[topic].result().topic_id)
+
         try:
-            return str(answers[topic].result().topic_id)
+            return patiently(ask, timeout)
         except KafkaException:
             return None  # an old broker, or no right to know
 
@@ -82,10 +81,17 @@ class KafkaAdmin:
                     raise OperatorActionRequired(f"the broker refuses to create topic {topic!r}: {reason(error).str()}") from None
         self._wait_until_known({topic.name for topic in topics}, timeout)
 
+    def _known(self, timeout: float) -> Mapping[str, Any]:
+        try:
+            # The whole list, since asking for one topic creates it where the broker is set to do so.
+            return patiently(lambda left: self._admin.list_topics(timeout=left).topics, timeout)
+        except KafkaException as error:
+            raise self._unavailable("topics", error) from None
+
     def _wait_until_known(self, topics: set[str], timeout: float) -> None:
         # The controller has made them; the brokers learn of them a little later.
         deadline = time.monotonic() + timeout
-        while missing := topics.difference(self._admin.list_topics(timeout=timeout).topics):
+        while missing := topics.difference(self._known(timeout)):
             if time.monotonic() > deadline:
                 raise TransportUnavailable(f"topics {sorted(missing)} were made, but no broker knows them after {timeout:.1f} s")
             time.sleep(_LOOK_AGAIN)
@@ -94,27 +100,24 @@ class KafkaAdmin:
         """The settings of each topic; none of a topic whose settings may not be read."""
         if not topics:
             return {}
-        deadline = time.monotonic() + timeout
-        while True:
-            left = max(deadline - time.monotonic(), _LOOK_AGAIN)
-            answers = self._admin.describe_configs(
-                [ConfigResource(ResourceType.TOPIC, topic) for topic in topics], request_timeout=left
-            )
+
+        def ask(left: float) -> dict[str, dict[str, str]]:
+            resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
             found: dict[str, dict[str, str]] = {}
-            for resource, answer in answers.items():
+            for resource, answer in self._admin.describe_configs(resources, request_timeout=left).items():
                 try:
                     entries = answer.result()
                 except KafkaException as error:
-                    code = reason(error).code()
-                    if code == KafkaError._TRANSPORT and time.monotonic() < deadline:
-                        break  # a connection that was cut is made again
-                    if code != KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                        raise self._unavailable(f"settings of topic {resource.name!r}", error) from None
+                    if reason(error).code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                        raise
                     entries = {}
                 found[resource.name] = {name: entries[name].value for name in _SETTINGS if name in entries}
-            else:
-                return found
-            time.sleep(_LOOK_AGAIN)
+            return found
+
+        try:
+            return patiently(ask, timeout)
+        except KafkaException as error:
+            raise self._unavailable(f"settings of topics {', '.join(map(repr, topics))}", error) from None
 
     def _unavailable(self, what: str, error: KafkaException) -> TransportUnavailable:
         self._admin.poll(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -12,10 +13,10 @@ from service.transport.interface import Isolation, Partition, RecordBatch
 from service.transport.kafka.columns import as_batch
 from service.transport.kafka.configuration import KafkaProperties, client
 from service.transport.kafka.errors import MISSING, OUTSIDE, Trouble, reason, source_error
+from service.transport.kafka.patience import PASSING, patiently
 
 _MAX_RECORDS = 10_000
 _POLL = 0.1
-_NO_LEADER_YET = {KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._WAIT_CACHE}
 _GRACE = 5.0
 """Seconds for which a partition that is said not to exist is asked for again: a broker that has just started knows none yet."""
 
@@ -33,17 +34,18 @@ class KafkaReader:
         self._awake = False
 
     def partitions(self, topic: str, timeout: float) -> int | None:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                found = self._consumer.list_topics(topic, timeout=max(deadline - time.monotonic(), _POLL)).topics[topic]
-            except KafkaException as error:
-                raise self._unavailable(f"topic {topic!r}", error) from None
-            if found.error is None:
-                return len(found.partitions)
-            if found.error.code() not in _NO_LEADER_YET or time.monotonic() > deadline:
-                break
-            time.sleep(_POLL)
+        def ask(left: float) -> Any:
+            found = self._consumer.list_topics(topic, timeout=left).topics[topic]
+            if found.error is not None and found.error.code() in PASSING:
+                raise KafkaException(found.error)
+            return found
+
+        try:
+            found = patiently(ask, timeout)
+        except KafkaException as error:
+            raise self._unavailable(f"topic {topic!r}", error) from None
+        if found.error is None:
+            return len(found.partitions)
         if found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return None
         raise TransportUnavailable(f"topic {topic!r}: {found.error.str()}")
@@ -54,20 +56,19 @@ class KafkaReader:
             if self._log_ends is None:
                 self._log_ends = KafkaReader(self._properties, Isolation.READ_UNCOMMITTED)
             return self._log_ends.watermarks(partition, timeout)
-        begun = time.monotonic()
-        while True:
-            try:
-                first, end = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout)
-            except KafkaException as error:
-                code, waited = reason(error).code(), time.monotonic() - begun
-                if waited < timeout and (code in _NO_LEADER_YET or (code in MISSING and waited < _GRACE)):
-                    time.sleep(_POLL)
-                    continue
-                where = f"{partition.topic}[{partition.partition}]"
-                if code in MISSING:
-                    raise TransportUnavailable(f"there is no partition {where}") from None
-                raise self._unavailable(where, error) from None
+        grace = time.monotonic() + _GRACE
+
+        def ask(left: float) -> tuple[int, int]:
+            first, end = self._consumer.get_watermark_offsets(TopicPartition(*partition), left)
             return first, end
+
+        try:
+            return patiently(ask, timeout, lambda code: code in PASSING or (code in MISSING and time.monotonic() < grace))
+        except KafkaException as error:
+            where = f"{partition.topic}[{partition.partition}]"
+            if reason(error).code() in MISSING:
+                raise TransportUnavailable(f"there is no partition {where}") from None
+            raise self._unavailable(where, error) from None
 
     def read(self, partition: Partition, start: int, stop: int, timeout: float) -> Iterator[RecordBatch]:
         if start >= stop:
@@ -97,12 +98,20 @@ class KafkaReader:
                 self._consumer.unassign()
 
     def offset_at(self, partition: Partition, timestamp: int, timeout: float) -> int:
+        where = f"{partition.topic}[{partition.partition}]"
+
+        def ask(left: float) -> TopicPartition:
+            [found] = self._consumer.offsets_for_times([TopicPartition(*partition, timestamp)], left)
+            if found.error is not None and found.error.code() in PASSING:
+                raise KafkaException(found.error)
+            return found
+
         try:
-            [found] = self._consumer.offsets_for_times([TopicPartition(*partition, timestamp)], timeout)
+            found = patiently(ask, timeout)
         except KafkaException as error:
-            raise self._unavailable(f"{partition.topic}[{partition.partition}]", error) from None
+            raise self._unavailable(where, error) from None
         if found.error is not None:
-            raise TransportUnavailable(f"{partition.topic}[{partition.partition}]: {found.error.str()}")
+            raise TransportUnavailable(f"{where}: {found.error.str()}")
         return int(found.offset) if found.offset >= 0 else self.watermarks(partition, timeout)[1]
 
     def close(self) -> None:
