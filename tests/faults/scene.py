@@ -13,6 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
 from service.app import Application, required_topics
 from service.audit import AuditReport
 from service.audit.read import audit
@@ -61,6 +64,7 @@ class Scene:
         seed: int = 5,
     ) -> None:
         self.name = f"app-{uuid.uuid4().hex[:8]}"
+        self.bootstrap = bootstrap
         self.random = random.Random(seed)
         self.ends = ends
         quick = {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 500}
@@ -168,7 +172,20 @@ class Scene:
                 assert process.exit is None, (process.exit, process.said)
             if time.monotonic() > deadline:
                 said = "".join(process.where() for process in alive)
-                raise AssertionError(f"only {done} of {offsets} offsets are committed after {seconds} s\n{said}")
+                raise AssertionError(f"only {done} of {offsets} offsets are committed after {seconds} s\n{self._group()}\n{said}")
+
+    def _group(self) -> str:
+        """What the broker says of the group, asked the way the workers go and straight."""
+        told = []
+        for way in (self._settings["kafka"]["bootstrap.servers"], self.bootstrap):
+            try:
+                client = AdminClient({"bootstrap.servers": way})
+                group = client.describe_consumer_groups([self.config.app], request_timeout=5.0)[self.config.app].result()
+                members = ", ".join(f"{each.member_id}: {each.assignment.topic_partitions}" for each in group.members)
+                told.append(f"{way}: {group.state}, {members}")
+            except KafkaException as error:
+                told.append(f"{way}: {error}")
+        return "\n".join(told)
 
     def worker(
         self, instance: str = "one", around: Callable[[Transport], Any] = lambda transport: transport, **more: Any
