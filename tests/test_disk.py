@@ -277,15 +277,14 @@ def test_marks_read_back_and_a_mark_brings_along_what_was_put_before_it(director
     disk.close()
 
 
-def test_a_file_for_what_memory_does_not_hold_goes_with_the_process() -> None:
+def test_a_file_for_what_memory_does_not_hold_goes_with_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     disk = SnapshotDisk()
     assert disk.get(0, [b"a"]) == {}
     disk.put(0, [(b"a", b"1")])
-    assert disk.get(0, [b"a"]) == {b"a": b"1"}
-    path = disk._path
-    assert path is not None
-    assert path.exists()
+    disk.put(0, [(b"%d" % number, bytes(1000)) for number in range(20_000)])  # more than SQLite's cache
+    assert disk.get(0, [b"a", b"19999"]) == {b"a": b"1", b"19999": bytes(1000)}
+    assert list(tmp_path.iterdir()) == []  # nothing that a kill could leave behind
     disk.dropped(0)
     assert disk.get(0, [b"a"]) == {}
     disk.close()
-    assert not path.exists()

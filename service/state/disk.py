@@ -245,6 +245,9 @@ class SnapshotDisk:
                 os.close(handle)
                 self._path = Path(name)
                 self._db = self._connect(self._path)
+                # It serves this process alone; without a name it goes with it, however that ends.
+                with contextlib.suppress(OSError):
+                    _remove(self._path)
             yield self._db
         except sqlite3.Error as error:
             path = self._path
