@@ -27,7 +27,9 @@ def resident(process: Process) -> int:
 def test_a_random_mix(stage: Stage, scenes: Scenes, rounds: Rounds, judged: Judged) -> None:
     seconds = rounds(15, 600)
     settings = {"session": "3s", "transaction": "3s", "snapshots": "2s", "ends": 0.1, "seed": 21}
-    with scenes(static=False, kafka={"bootstrap.servers": stage.proxied}, **settings) as play:
+    # A broker that was killed may forget to miss members; then the group waits for as long as this.
+    kafka = {"bootstrap.servers": stage.proxied, "max.poll.interval.ms": 20_000}
+    with scenes(static=False, kafka=kafka, **settings) as play:
         lasting = play.process("lasting")
         others: dict[str, Process] = {}
         began, faults, early = time.monotonic(), 0, 0

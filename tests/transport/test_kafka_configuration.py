@@ -58,6 +58,13 @@ def test_a_member_reads_committed_records_and_commits_nothing_by_itself() -> Non
     assert (made["group.id"], made["group.instance.id"], made["session.timeout.ms"]) == ("pumps", "pumps-0", 12_500)
 
 
+def test_a_group_waits_a_minute_for_a_member_unless_the_user_says_otherwise() -> None:
+    assert KafkaProperties(SERVERS).member(MEMBER)["max.poll.interval.ms"] == 60_000
+    assert KafkaProperties({**SERVERS, "max.poll.interval.ms": 7}).member(MEMBER)["max.poll.interval.ms"] == 7
+    patient = Membership("pumps", "pumps-0", session_timeout=90.0)
+    assert KafkaProperties(SERVERS).member(patient)["max.poll.interval.ms"] == 90_000
+
+
 def test_a_member_that_is_not_static_has_no_instance_name() -> None:
     assert "group.instance.id" not in KafkaProperties(SERVERS).member(Membership("pumps", "pumps-0", static=False))
 

@@ -88,6 +88,10 @@ _PRODUCER_ONLY = frozenset(
     }
 )
 
+_POLL_INTERVAL = 60.0
+"""Seconds. Also how long the group waits for a member that has not rejoined; librdkafka's 300 are felt when a restarted broker has
+forgotten to miss the dead (docs/exactly-once.md)."""
+
 _CONSUMER_DEFAULTS: Mapping[str, Property] = {
     # A partition that starts or resumes waits for the fetch that is under way; the default of 500 ms is felt at every rebalance.
     "fetch.wait.max.ms": 100,
@@ -133,6 +137,7 @@ class KafkaProperties:
     def member(self, membership: Membership) -> dict[str, Property]:
         """Properties of a group member."""
         own: dict[str, Property] = {
+            "max.poll.interval.ms": int(max(_POLL_INTERVAL, membership.session_timeout) * 1000),
             **self._reading(Isolation.READ_COMMITTED),
             "group.id": membership.group,
             "enable.partition.eof": True,
