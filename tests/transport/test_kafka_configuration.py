@@ -61,6 +61,7 @@ def test_a_member_reads_committed_records_and_commits_nothing_by_itself() -> Non
 def test_a_group_waits_a_minute_for_a_member_unless_the_user_says_otherwise() -> None:
     assert KafkaProperties(SERVERS).member(MEMBER)["max.poll.interval.ms"] == 60_000
     assert KafkaProperties({**SERVERS, "max.poll.interval.ms": 7}).member(MEMBER)["max.poll.interval.ms"] == 7
+    KafkaTransport({**SERVERS, "max.poll.interval.ms": 7_000}).reader().close()  # below its own session timeout, which is none
     patient = Membership("pumps", "pumps-0", session_timeout=90.0)
     assert KafkaProperties(SERVERS).member(patient)["max.poll.interval.ms"] == 90_000
 

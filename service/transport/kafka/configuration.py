@@ -153,7 +153,8 @@ class KafkaProperties:
     def reader(self, isolation: Isolation) -> dict[str, Property]:
         """Properties of a consumer that assigns itself partitions. Its group is a name only: nothing is committed to it."""
         own = {**self._reading(isolation), "group.id": "penstock-reader", "enable.partition.eof": True}
-        own.pop("group.protocol", None)
+        for name in ("group.protocol", "max.poll.interval.ms"):  # a group member's
+            own.pop(name, None)
         # The next partition waits for the fetch at the end of the one before.
         return own | {"fetch.wait.max.ms": 10}
 
