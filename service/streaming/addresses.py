@@ -17,7 +17,7 @@ from torch import Tensor
 from service.streaming.arena import Store
 from service.streaming.operator import Edge
 from service.streaming.timeline import Count
-from service.streaming.turn import WORD, Span, Turn, phase
+from service.streaming.turn import WORD, Span, Turn, WarmTurn, phase
 
 if TYPE_CHECKING:
     from service.streaming.reading import Reading
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 SIGN = torch.iinfo(WORD).bits - 1
 MOST_TAPS = 96
 """Of one group: enough to make the number of operations small, few enough to keep their tensors in the cache."""
+AGAIN = 3
+"""How often rounds of one shape have to come before what their addresses have in common is kept."""
+MOST_KEPT = 1 << 20
+"""Addresses of a round, at most, for which that is done."""
+REMEMBERED = 64
 
 
 @dataclass(frozen=True)
@@ -46,20 +51,24 @@ class Origins:
 
 
 class Group:
-    """Readings to be addressed together; all of them read stores, or none does."""
+    """Readings to be addressed together, of as many taps each; all of them read stores, or none does."""
 
     def __init__(self, readings: Sequence[Reading]) -> None:
         self.readings = tuple(readings)
         self.stride = readings[0].window.stride
         self.per = readings[0].window.per
         self.edge = readings[0].window.edge
-        self.taps = [reading.taps for reading in readings]
+        self.taps = readings[0].taps
         self.offsets = _column([offset for reading in readings for offset in reading.offsets])
         self._places: tuple[list[int], tuple[Tensor, Tensor, Tensor]] | None = None
+        self._seen: dict[tuple[object, ...], int | Regular] = {}
 
     def addresses(self, turn: Turn, out: Span, into: Span, stores: Mapping[int, Store]) -> list[Int[Tensor, "M*k"]]:
         """Per reading, the rows of its store, or of its packed input where that has no store, window after window."""
         read = [stores[reading.view.value.index] for reading in self.readings if reading.view.value.index in stores]
+        regular = self._regular(turn, out, into, read)
+        if regular is not None:
+            return regular.addresses(turn, into)
         rows = origins(turn, out, into, self.stride, self.per)
         ahead = rows.ahead + self.offsets
         if self.edge is not Edge.FILL:
@@ -79,9 +88,37 @@ class Group:
             self._fill(turn, out, into, rows, ahead, found, read[0].fills)
         if out.beyond is not None:
             found.masked_fill_(out.beyond, 0)
-        if len(set(self.taps)) == 1:
-            return list(found.view(len(self.taps), self.taps[0], -1).transpose(1, 2).reshape(len(self.taps), -1).unbind())
-        return [part.t().reshape(-1) for part in torch.split(found, self.taps)]
+        return list(found.view(len(self.readings), self.taps, -1).transpose(1, 2).reshape(len(self.readings), -1).unbind())
+
+    def _regular(self, turn: Turn, out: Span, into: Span, read: Sequence[Store]) -> Regular | None:
+        """What is known of rounds like this one, where it is a regular one and the like came before."""
+        each, fed = out.each, into.each
+        if each is None or fed is None or self.per != 1 or self.edge is not Edge.FILL or out.beyond is not None:
+            return None
+        if not any(store.depth for store in read):
+            return None
+        if turn.final is not None or isinstance(turn, WarmTurn) or out.rows * len(self.offsets) > MOST_KEPT or self._padding(out):
+            return None
+        lead = _lead(turn, out, into, self.stride)
+        if lead is None:
+            return None
+        key = (len(turn.slots), each, fed, lead, *(store.ring_at for store in read))
+        seen = self._seen.get(key, 0)
+        if isinstance(seen, Regular):
+            return seen
+        if len(self._seen) >= REMEMBERED:
+            self._seen.clear()
+        self._seen[key] = seen + 1
+        if seen + 1 < AGAIN:
+            return None
+        ahead = torch.arange(lead, lead + each * self.stride, self.stride, dtype=WORD) + self.offsets
+        regular = self._seen[key] = Regular(ahead, self.taps, len(turn.slots), fed, read[0].stage_at, self._rings(read))
+        return regular
+
+    def _padding(self, out: Span) -> bool:
+        """Whether any window begins before its input does."""
+        first = out.earliest * self.stride // self.per
+        return any(reading.padded and first + reading.offsets[0] < reading.view.low for reading in self.readings)
 
     def _rings(self, read: Sequence[Store]) -> tuple[Tensor, Tensor, Tensor]:
         """Per tap, its ring's depth, what masks an index to it, and where the rings begin; made anew when an arena has grown."""
@@ -90,7 +127,7 @@ class Group:
             # A value without history has no old elements to be found: any address will do.
             depths = [max(1, store.depth) for store in read]
             spread = [(depth, depth - 1, at if store.depth else 0) for depth, at, store in zip(depths, begin, read, strict=True)]
-            columns = zip(*(entry for entry, taps in zip(spread, self.taps, strict=True) for _ in range(taps)), strict=True)
+            columns = zip(*(entry for entry in spread for _ in range(self.taps)), strict=True)
             depth, mask, ring_at = (_column(column).to(self.offsets.device) for column in columns)
             self._places = (begin, (depth, mask, ring_at))
         return self._places[1]
@@ -110,9 +147,9 @@ class Group:
     def _fill(self, turn: Turn, out: Span, into: Span, rows: Origins, ahead: Tensor, found: Tensor, fills: Sequence[float]) -> None:
         """Leads what lies in padding to the fill rows; in most steps nothing does."""
         first = 0
-        for reading, taps in zip(self.readings, self.taps, strict=True):
-            part = slice(first, first + taps)
-            first += taps
+        for reading in self.readings:
+            part = slice(first, first + self.taps)
+            first += self.taps
             if not reading.padded:
                 continue
             fill = fills.index(reading.fill)
@@ -121,6 +158,57 @@ class Group:
             if turn.final is not None:
                 limit = _limit(turn, out, into, reading.view.high or reading.view.value.timeline.total)
                 found[part].masked_fill_(ahead[part] >= limit, fill)
+
+
+class Regular:
+    """What the addresses of regular rounds have in common: as many streams, as many new elements of each, no padding in sight.
+
+    Of every address it is known then whether it lies in a ring, at `slot * depth + ring_at + (index & (depth - 1))`, or in the
+    staging area, where it is the same in each of these rounds. All parts are laid out as the addresses are: `[readings, M*k]`.
+    """
+
+    def __init__(
+        self, ahead: Int[Tensor, "P n"], taps: int, streams: int, fed: int, stage_at: int, rings: tuple[Tensor, Tensor, Tensor]
+    ) -> None:
+        each = ahead.shape[1]
+        self._of_stream = each * taps
+
+        def laid_out(numbers: Int[Tensor, "P _"]) -> Int[Tensor, "R 1 n*k"]:
+            return numbers.expand(-1, each).view(-1, taps, each).transpose(1, 2).reshape(-1, 1, self._of_stream)
+
+        def of_all(numbers: Int[Tensor, "R _ n*k"]) -> Int[Tensor, "R M*k"]:
+            return numbers.expand(-1, streams, -1).flatten(1).contiguous()
+
+        depth, mask, ring_at = (laid_out(column) for column in rings)
+        ahead = laid_out(ahead)
+        staged = ahead + torch.arange(stage_at, stage_at + streams * fed, fed, dtype=WORD).unsqueeze(1)
+        old = ahead < 0
+        self._ahead = of_all(ahead)
+        self._mask = of_all(mask * old)
+        self._depth = of_all(depth * old)
+        self._begin = of_all(torch.where(old, ring_at, staged))
+
+    def addresses(self, turn: Turn, into: Span) -> list[Int[Tensor, "M*k"]]:
+        """Per reading, the rows of its store."""
+        per_stream = torch.stack([phase(into.start), turn.slots]).to(WORD)
+        index, slot = per_stream.unsqueeze(2).expand(-1, -1, self._of_stream).reshape(2, -1)
+        found = self._ahead + index
+        found &= self._mask
+        found.addcmul_(slot, self._depth)
+        found += self._begin
+        return list(found.unbind())
+
+
+def _lead(turn: Turn, out: Span, into: Span, stride: int) -> int | None:
+    """How far the first window's origin is ahead of the input's first new element, where that is alike for all streams."""
+    if out is into and stride == 1:
+        return 0
+    key = ("lead", out, into, stride)
+    lead = turn.shared.get(key)
+    if lead is None:
+        least, most = torch.aminmax(out.start * stride - into.start)
+        lead = turn.shared[key] = (int(least), int(most))
+    return lead[0] if lead[0] == lead[1] else None
 
 
 def _column(numbers: Iterable[int]) -> Int[Tensor, "P 1"]:

@@ -55,6 +55,7 @@ class Store:
         self._wide = next((dtype for dtype in WIDE if bytes_of_row % dtype.itemsize == 0), self.rows.dtype)
         self._wide_ring = self.ring.view(self._wide)
         self._fresh = self.rows[self.stage_at : self.stage_at]
+        self._count = 0
 
     def put(self, places: Int64[Tensor, "M"], rows: Float[Tensor, "M C"]) -> None:
         """Copies rows into the rings, as few and as wide numbers as fit: torch moves them one by one."""
@@ -72,9 +73,10 @@ class Store:
 
     def stage(self, count: int) -> Float[Tensor, "M C"]:
         """Where the `count` new rows of this round go."""
-        if count != len(self._fresh):
+        if count != self._count:
             self.reserve(count)
             self._fresh = self.rows[self.stage_at : self.stage_at + count]
+            self._count = count
         return self._fresh
 
     def resize(self, slots: int, staged: int | None = None) -> None:

@@ -14,13 +14,14 @@ def check_slots(state: State, slots: Tensor, program: str) -> None:
     if state.program != program:
         raise ValueError(f"state belongs to program {state.program}; this is program {program}")
     _integers("slots", slots, state)
-    if not len(slots):
+    if not slots.shape[0]:
         return
-    least, most = torch.aminmax(slots)
+    ascending = bool((slots[1:] > slots[:-1]).all())
+    least, most = (slots[0], slots[-1]) if ascending else torch.aminmax(slots)
     if int(least) < 1 or int(most) >= state.slots:
         row = int(((slots < 1) | (slots >= state.slots)).nonzero()[0])
         raise ValueError(f"slots[{row}] is {int(slots[row])}; slots of this state are 1 … {state.slots - 1} (0 is the dummy slot)")
-    if bool((slots[1:] > slots[:-1]).all()):
+    if ascending:
         return
     ordered = slots.sort()
     twice = (ordered.values[1:] == ordered.values[:-1]).nonzero()
@@ -41,10 +42,10 @@ def check_chunks(state: State, slots: Tensor, chunks: Ragged, final: Tensor | No
     _integers("lengths", lengths, state)
     if len(lengths) != len(slots):
         raise ValueError(f"lengths has {len(lengths)} rows, slots has {len(slots)}")
-    if len(lengths) and int(lengths.min()) < 0:
+    if lengths.shape[0] and int(lengths.min()) < 0:
         row = int((lengths < 0).nonzero()[0])
         raise ValueError(f"lengths[{row}] is {int(lengths[row])}; lengths are not negative")
-    if int(lengths.sum()) != len(values):
+    if int(lengths.sum()) != values.shape[0]:
         raise ValueError(f"lengths sum to {int(lengths.sum())}; values has {len(values)} rows")
     host = state.frames.device
     if final is not None and (final.dtype != torch.bool or final.shape != slots.shape or final.device != host):

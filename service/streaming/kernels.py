@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from jaxtyping import Float
@@ -97,19 +96,18 @@ class OneDnn(Kernel):
     ) -> Float[Tensor, "M N"]:
         (packed,) = weight
         count = rows.shape[0]
-        made = []
-        for first, size in _pieces(count):
-            exactly = size == count
-            piece = torch.ops.mkldnn._linear_pointwise.default(
-                rows if exactly else _extended(rows[first:], size), packed, bias, "none", [], ""
-            )
-            if not exactly:
-                piece = piece[: min(size, count - first)]
+        pieces = _pieces(count)
+
+        def product(piece: Tensor) -> Tensor:
+            made: Tensor = torch.ops.mkldnn._linear_pointwise.default(piece, packed, bias, "none", [], "")
             # Its own relu makes a zero of NaN.
-            made.append(piece.relu_() if rectified else piece)
-        if out is None:
-            return made[0] if len(made) == 1 else torch.cat(made)
-        return out.copy_(made[0]) if len(made) == 1 else torch.cat(made, out=out)
+            return made.relu_() if rectified else made
+
+        if len(pieces) == 1:
+            made = product(rows) if pieces[0][1] == count else product(_extended(rows, pieces[0][1]))[:count]
+            return made if out is None else out.copy_(made)
+        parts = [product(_extended(rows[first:], size))[: count - first] for first, size in pieces]
+        return torch.cat(parts) if out is None else torch.cat(parts, out=out)
 
     @property
     def probed(self) -> tuple[int, ...]:
@@ -145,11 +143,11 @@ class Rounded(OneDnn):
         return made.float() if out is None else out.copy_(made)
 
 
-def _pieces(count: int) -> Iterator[tuple[int, int]]:
+@lru_cache(4096)
+def _pieces(count: int) -> tuple[tuple[int, int], ...]:
     """Where to cut `count` rows, and the number of rows to compute for each piece."""
-    for first in range(0, count, BUCKETS[-1]):
-        place = bisect_left(BUCKETS, count - first)
-        yield first, BUCKETS[min(place, len(BUCKETS) - 1)]
+    most = BUCKETS[-1]
+    return tuple((first, BUCKETS[bisect_left(BUCKETS, min(count - first, most))]) for first in range(0, count, most))
 
 
 def _extended(rows: Float[Tensor, "M K"], size: int) -> Float[Tensor, "size K"]:

@@ -49,7 +49,7 @@ class Reading:
             return self.packed(rows)
         addresses = self.addresses(turn, out, state)
         store = state.stores.get(self.view.value.index)
-        room = state.scratch.rows(self.lane, len(addresses), self.view.channels)
+        room = state.scratch.rows(self.lane, addresses.shape[0], self.view.channels)
         return torch.index_select(self.packed(rows) if store is None else store.rows, 0, addresses, out=room)
 
     def windows(self, turn: Turn, out: Span, rows: Rows, state: State) -> Windows:
@@ -144,7 +144,8 @@ def readings_of(plan: Plan) -> list[tuple[Reading, ...]]:
             if alone or reads_fresh_rows(node, reading.view):
                 continue
             value = reading.view.value
-            alike = groups[node.output.timeline, value.timeline, window.stride, window.per, value.index in plan.depth]
+            kept = value.index in plan.depth
+            alike = groups[node.output.timeline, value.timeline, window.stride, window.per, reading.taps, kept]
             if sum(other.taps for other in alike[-1]) + reading.taps > MOST_TAPS:
                 alike.append([])
             alike[-1].append(reading)

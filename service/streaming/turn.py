@@ -44,7 +44,7 @@ class Span:
         self.stop = stop
         self.lengths: Int64[Tensor, "B"] = stop - start
         self.ends: Int64[Tensor, "B"] = self.lengths.cumsum(0)
-        self.rows = int(self.ends[-1]) if len(start) else 0
+        self.rows = int(self.ends[-1]) if start.shape[0] else 0
         self._slot: Int64[Tensor, "M"] | None = None
         self._ring_rows: dict[int, Int64[Tensor, "M"]] = {}
         self._last: dict[int, Span] = {}
@@ -67,12 +67,12 @@ class Span:
     @cached_property
     def each(self) -> int | None:
         """How many elements every stream has here, when all have as many."""
-        return self.longest if self.rows and self.longest * len(self.start) == self.rows else None
+        return self.longest if self.rows and self.longest * self.start.shape[0] == self.rows else None
 
     @cached_property
     def earliest(self) -> int:
         """The lowest index at which any stream starts here."""
-        return int(self.start.min()) if len(self.start) else 0
+        return int(self.start.min()) if self.start.shape[0] else 0
 
     @cached_property
     def owner(self) -> Int64[Tensor, "M"]:
