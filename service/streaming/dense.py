@@ -1,7 +1,8 @@
-"""Under `fast`: chunks of one length go through torch's own convolution, which long ones are quicker in than gathered windows.
+"""Under `fast`: chunks of one length may go through torch's own convolution, which can be quicker than gathered windows.
 
-Every stream's input, from the first element that its windows read to the last, is gathered once, `[B, L, C]`; the gather of
-windows would copy it once per tap.
+Which way is quicker depends on the machine, the number of streams, the length of their chunks and the dilation, so each shape that
+keeps coming is tried both ways. The dense way gathers every stream's input, from the first element that its windows read to the
+last, once, `[B, L, C]`; the other way copies it once per tap.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from jaxtyping import Float, Int
@@ -18,15 +20,56 @@ from service.streaming.arena import State, Store
 from service.streaming.graph import Node
 from service.streaming.operator import Edge
 from service.streaming.reading import Reading, Rows
-from service.streaming.turn import WORD, Span, Turn, WarmTurn, phase
+from service.streaming.turn import WORD, Span, Turn, phase
 
-LEAST = 24
-"""From how many outputs per stream on it is quicker, as measured for 32 channels and three taps."""
+LEAST = 16
+"""From how many outputs per stream on it is tried."""
 MORE = 1.5
 """Up to how many elements per gathered one of the windows a stretch may have."""
 AGAIN = 3
-"""How often a shape has to come before it is used: oneDNN generates code for each, which takes milliseconds."""
+"""How often a shape has to come before it is tried: oneDNN generates code for each, which takes milliseconds."""
+TURNS = 4
+"""How often each way is tried; the shortest time counts."""
 REMEMBERED = 256
+
+
+class Trial:
+    """Of a program's rounds of one shape: which way they are computed, and what the ways took."""
+
+    def __init__(self) -> None:
+        self.dense = False
+        self.settled = False
+        self._rounds = 0
+        self._seconds = [inf, inf]
+
+    def took(self, seconds: float) -> None:
+        """The round that just ended took so long."""
+        self._seconds[self.dense] = min(self._seconds[self.dense], seconds)
+        self._rounds += 1
+        self.settled = self._rounds == AGAIN + 2 * TURNS
+        if self.settled:
+            self.dense = self._seconds[True] < self._seconds[False]
+        elif self._rounds >= AGAIN:
+            self.dense = not self.dense
+
+
+class Trials:
+    """What is known of a program's rounds, by the number of streams and what each of them is fed."""
+
+    def __init__(self) -> None:
+        self._of_shape: dict[tuple[int, int], Trial] = {}
+
+    def of(self, turn: Turn, fed: Span) -> Trial | None:
+        """None where chunks differ or are short, and where streams end."""
+        if fed.each is None or fed.each < LEAST or turn.final is not None:
+            return None
+        shape = (fed.start.shape[0], fed.each)
+        trial = self._of_shape.get(shape)
+        if trial is None:
+            if len(self._of_shape) >= REMEMBERED:
+                self._of_shape.clear()
+            trial = self._of_shape[shape] = Trial()
+        return trial
 
 
 class Dense:
@@ -35,25 +78,16 @@ class Dense:
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
         self.together = Together([self])
-        self._seen: dict[tuple[int, int], int] = {}
 
     @staticmethod
     def suits(reading: Reading) -> bool:
         """Whether the reading is one that could be gathered in pieces."""
         return reading.taps > 1 and reading.window.edge is Edge.FILL
 
-    def wants(self, turn: Turn, out: Span) -> bool:
-        """Whether this round's chunks are alike, long, and of a shape that keeps coming."""
-        streams = len(out.start)
-        if turn.final is not None or isinstance(turn, WarmTurn) or out.each is None or out.each < LEAST:
-            return False
-        if self._length(out.longest) > MORE * self.reading.taps * out.longest:
-            return False
-        shape = (streams, out.longest)
-        if len(self._seen) >= REMEMBERED and shape not in self._seen:
-            self._seen.clear()
-        self._seen[shape] = self._seen.get(shape, 0) + 1
-        return self._seen[shape] >= AGAIN
+    def takes(self, out: Span) -> bool:
+        """Whether this node's outputs of a round are convolved densely, where the round is."""
+        each = out.each
+        return each is not None and each >= LEAST and self._length(each) <= MORE * self.reading.taps * each
 
     def _length(self, outputs: int) -> int:
         offsets = self.reading.offsets

@@ -100,7 +100,7 @@ def _pointwise(step: Step, state: State, turn: Turn, span: Span, rows: Rows, tar
 
 def _windowed(step: Step, state: State, turn: Turn, span: Span, rows: Rows, target: Tensor | None) -> Tensor:
     operator = step.node.operator
-    if step.dense is not None and step.dense.wants(turn, span):
+    if turn.dense and step.dense is not None and step.dense.takes(span):
         assert isinstance(operator, Convolvable)
         return operator.convolve(step.dense.frames(turn, span, rows, state))
     assert isinstance(operator, Windowed)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from service.streaming.program import Program
 
 SNAPSHOT_FORMAT = 1
-BITS = 3
+BITS = 4
 """Raised whenever the same network gives other bits than before, on the same machine."""
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from service.errors import NotStreamable
-from service.streaming.kernels import BUCKETS, PLAIN, TILE, Blas, Kernel, OneDnn, Quickest
+from service.streaming.kernels import BUCKETS, PLAIN, THIN, TILE, Blas, Kernel, OneDnn, Quickest
 
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
@@ -41,6 +41,7 @@ class Gemm:
         width = max(self.columns, 2) if numerics is Numerics.EXACT else self.columns
         padded = weight.new_zeros(depth, width)
         padded[:, : self.columns] = weight
+        self._width = width
         self.bias = weight.new_zeros(width)
         if bias is not None:
             self.bias[: self.columns] = bias
@@ -55,7 +56,7 @@ class Gemm:
         """Whether negative results become zero, as a relu behind it would make them."""
 
     def __call__(self, rows: Float[Tensor, "M K"], out: Float[Tensor, "M N"] | None = None) -> Float[Tensor, "M N"]:
-        if self.columns == len(self.bias):
+        if self.columns == self._width:
             return self.kernel.product(rows, self.weight, self.bias, out, self.rectified)
         result = self.kernel.product(rows, self.weight, self.bias, None, self.rectified)[:, : self.columns]
         return result.contiguous() if out is None else out.copy_(result)
@@ -78,7 +79,7 @@ def exact_kernel(depth: int, width: int, dtype: torch.dtype, threads: int, few: 
     """
     blas: tuple[Kernel, ...] = (Blas(2), Blas(4), Blas(16), Blas(32), Blas(TILE, TILE))
     generated: tuple[Kernel, ...] = (OneDnn(),) if OneDnn.exists() else ()
-    for kernel in blas + generated if few else generated + blas:
+    for kernel in blas + generated if few or depth <= THIN else generated + blas:
         if _keeps_rows(kernel, depth, width, dtype):
             return kernel
     raise NotStreamable(

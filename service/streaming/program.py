@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import overload
 
@@ -14,6 +15,7 @@ from service.streaming import report, snapshot
 from service.streaming.admission import Admission
 from service.streaming.arena import ALIGNED, State, Store
 from service.streaming.checks import check_chunks, check_slots
+from service.streaming.dense import Trials
 from service.streaming.device.accelerator import Accelerator
 from service.streaming.device.levels import Cutter, levels_of
 from service.streaming.device.relocation import relocated
@@ -59,6 +61,7 @@ class Program:
         self.steps = prepare(plan, dense)
         if accelerator is not None:
             self.steps = relocated(self.steps, accelerator, numerics)
+        self._trials = Trials() if any(step.dense for step in self.steps) else None
         self.cutter = None if accelerator is None else Cutter(plan, levels_of(plan, max_step, numerics is Numerics.EXACT))
         self.admission = Admission(self.graph)
         self._accepts = self.graph.accepts()
@@ -275,7 +278,12 @@ class Program:
     def _round(self, state: State, turn: Turn, values: Float[Tensor, "N C"]) -> Float[Tensor, "M C_out"]:
         store = state.stores.get(0)
         rows = {0: values if store is None else store.stage(len(values)).copy_(values)}
+        trial = None if self._trials is None else self._trials.of(turn, turn.span(self.graph.input))
+        turn.dense = trial is not None and trial.dense
+        begun = time.perf_counter()
         run(self.steps, state, turn, rows)
+        if trial is not None and not trial.settled:
+            trial.took(time.perf_counter() - begun)
         self._advance(state, turn)
         output = rows[self.output.index]
         # Not a view of memory that the next step overwrites, nor of the caller's.

@@ -187,6 +187,8 @@ class Turn:
         self.before = before
         self.after = after
         self.final = final
+        self.dense = False
+        """Whether convolutions take the dense way, where they can."""
         # Kept here, not in a span: a span that its own entries name would live on until a garbage collection.
         self.shared: dict[object, Any] = {}
         self._spans: dict[object, Span] = {}
