@@ -10,7 +10,7 @@ from torch import nn
 
 from service.bench.engine.networks import network
 from service.streaming import Program, Ragged, convert
-from service.streaming.dense import AGAIN, Dense
+from service.streaming.dense import AGAIN, TURNS, Dense, Trial
 from service.streaming.operators.convolution import Convolution
 from service.streaming.precision import Precision
 from tests.streaming.operators import Case, weighted
@@ -65,6 +65,19 @@ def test_networks_take_the_dense_way_for_long_chunks_only(name: str, monkeypatch
     with torch.no_grad():
         for made, expected in ((short, module(x[..., :400])), (long, module(x))):
             assert (made - expected).abs().max() <= Precision.FLOAT32.tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("quicker", [False, True])
+def test_the_way_that_took_less_at_best_is_kept(quicker: bool) -> None:
+    trial, tried = Trial(), []
+    while not trial.settled:
+        tried.append(trial.dense)
+        disturbed = 9.0 if len(tried) % 3 else 0.0
+        trial.took(disturbed + (1.0 if trial.dense is quicker else 2.0))
+
+    assert trial.dense is quicker
+    assert tried[:AGAIN] == [False] * AGAIN
+    assert tried[AGAIN:].count(True) == tried[AGAIN:].count(False) == TURNS
 
 
 def test_exact_never_takes_it() -> None:
