@@ -28,7 +28,7 @@ MOST_TAPS = 96
 AGAIN = 3
 """How often rounds of one shape have to come before what their addresses have in common is kept."""
 MOST_KEPT = 1 << 20
-"""Addresses of a round, at most, for which that is done."""
+"""Addresses of all shapes of a group, at most, for which that is done; each takes 16 bytes."""
 REMEMBERED = 64
 
 
@@ -62,6 +62,7 @@ class Group:
         self.offsets = _column([offset for reading in readings for offset in reading.offsets])
         self._places: tuple[list[int], tuple[Tensor, Tensor, Tensor]] | None = None
         self._seen: dict[tuple[object, ...], int | Regular] = {}
+        self._kept = 0
 
     def addresses(self, turn: Turn, out: Span, into: Span, stores: Mapping[int, Store]) -> list[Int[Tensor, "M*k"]]:
         """Per reading, the rows of its store, or of its packed input where that has no store, window after window."""
@@ -97,7 +98,8 @@ class Group:
             return None
         if not any(store.depth for store in read):
             return None
-        if turn.final is not None or isinstance(turn, WarmTurn) or out.rows * len(self.offsets) > MOST_KEPT or self._padding(out):
+        size = out.rows * len(self.offsets)
+        if turn.final is not None or isinstance(turn, WarmTurn) or size > MOST_KEPT or self._padding(out):
             return None
         lead = _lead(turn, out, into, self.stride)
         if lead is None:
@@ -106,11 +108,13 @@ class Group:
         seen = self._seen.get(key, 0)
         if isinstance(seen, Regular):
             return seen
-        if len(self._seen) >= REMEMBERED:
+        if len(self._seen) >= REMEMBERED or (seen + 1 == AGAIN and self._kept + size > MOST_KEPT):
             self._seen.clear()
+            self._kept = 0
         self._seen[key] = seen + 1
         if seen + 1 < AGAIN:
             return None
+        self._kept += size
         ahead = torch.arange(lead, lead + each * self.stride, self.stride, dtype=WORD) + self.offsets
         regular = self._seen[key] = Regular(ahead, self.taps, len(turn.slots), fed, read[0].stage_at, self._rings(read))
         return regular

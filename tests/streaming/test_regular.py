@@ -76,3 +76,18 @@ def test_a_shape_is_kept_when_it_keeps_coming(regular: list[int]) -> None:
         program.step(state, torch.tensor([1, 2]), Ragged(torch.randn(2 * each, 2), torch.full((2,), each)))
 
     assert regular == [2 * 5 * 3] * 3
+
+
+def test_what_is_kept_of_many_shapes_is_bounded(monkeypatch: pytest.MonkeyPatch, regular: list[int]) -> None:
+    monkeypatch.setattr("service.streaming.addresses.MOST_KEPT", 100)
+    program = convert(nn.Conv1d(2, 3, 3), 2)
+    group = program.steps[0].readings[0].group
+    state = program.new_state(3)
+    for each in (4, 5, 6, 7, 8, 40):
+        for _ in range(5):
+            program.step(state, torch.tensor([1, 2]), Ragged(torch.randn(2 * each, 2), torch.full((2,), each)))
+            kept = [shape for shape in group._seen.values() if isinstance(shape, Regular)]
+            assert sum(shape._ahead.numel() for shape in kept) == group._kept <= 100
+
+    assert 8 * 2 * 3 in regular
+    assert 40 * 2 * 3 not in regular  # more than is kept at all
