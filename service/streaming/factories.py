@@ -20,7 +20,7 @@ from service.streaming.symbol import Symbol
 if TYPE_CHECKING:
     from service.streaming.tracing import Trace
 
-SIZED = ("ones", "zeros")
+SIZED = ("ones", "zeros", "empty", "rand", "randn")
 """Factories that take sizes one by one, which torch unpacks before any mode sees them."""
 
 

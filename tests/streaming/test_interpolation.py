@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from service.streaming import NotStreamable, Ragged, convert, verify
 from service.streaming.operators.interpolation import ROUNDED, Interpolation
 from tests.streaming.operators import Function
+from tests.streaming.refusal import told
 
 
 @pytest.mark.parametrize("factor", [2, 3, 7])
@@ -97,4 +98,4 @@ def test_other_interpolations_are_refused_with_a_remedy(name: str) -> None:
     with pytest.raises(NotStreamable, match=r"test_interpolation\.py:") as caught:
         convert(Function(function), 2)
 
-    assert remedy in str(caught.value)
+    assert remedy in told(caught)

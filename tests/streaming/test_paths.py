@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
-import re
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from service.streaming import NotStreamable, Ragged, StreamLengthError, convert
 from tests.streaming.operators import Function
+from tests.streaming.refusal import told
 
 
 def filled(x: Tensor) -> Tensor:
@@ -83,15 +82,6 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "a loop until it is short": (shortened, "branches in a row"),
     "a length as a number": (lambda x: x[:, : int(x.shape[-1])], "used as a number"),
 }
-
-
-def told(error: pytest.ExceptionInfo[NotStreamable]) -> str:
-    """What an error says besides the line of source that it quotes, in which the expected words stand too."""
-    text = str(error.value)
-    quoted = {linecache.getline(__file__, int(number)).strip()[:160] for number in re.findall(r"\.py:(\d+): ", text)}
-    for line in quoted - {""}:
-        text = text.replace(line, "")
-    return text
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
-import re
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from service.streaming import NotStreamable, convert
 from tests.streaming.operators import Function
+from tests.streaming.refusal import told
 
 MODULES = {
     "group_norm": nn.GroupNorm(1, 4),
@@ -111,15 +110,6 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "power of a value": (lambda x: x.abs() ** x, "pow with a computed exponent"),
     "difference over the batch": (lambda x: x.diff(dim=0), "a slice of the batch"),
 }
-
-
-def told(error: pytest.ExceptionInfo[NotStreamable]) -> str:
-    """What an error says besides the line of source that it quotes, in which the expected words stand too."""
-    text = str(error.value)
-    quoted = {linecache.getline(__file__, int(number)).strip()[:160] for number in re.findall(r"\.py:(\d+): ", text)}
-    for line in quoted - {""}:
-        text = text.replace(line, "")
-    return text
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
