@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,3 +125,19 @@ def running(name: str, command: Sequence[str | Path], log: Path) -> Iterator[Pro
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def wait(done: Callable[[], bool], what: str, timeout: float) -> None:
+    """Raises `PenstockError` unless it is done within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not done():
+        if time.monotonic() > deadline:
+            raise PenstockError(f"{what} has not come within {timeout:.0f} s")
+        time.sleep(0.5)
+
+
+def scrape(port: int) -> dict[str, float]:
+    """The metrics without labels that a worker on this machine serves."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10.0) as answer:
+        lines = [line.split() for line in answer.read().decode().splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, value in lines if "{" not in name}

@@ -1,6 +1,7 @@
 """`penstock bench recovery`: a worker is killed; how long until a new one predicts, and until all keys have caught up.
 
-Also what snapshots cost while nothing goes wrong: throughput with them beside throughput without, in turns.
+Also how long predictions stop where the new worker is there at once, and after an abort (`service/bench/interruption.py`); and what
+snapshots cost while nothing goes wrong: throughput with them beside throughput without, in turns.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import statistics
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -19,12 +19,13 @@ from pathlib import Path
 from rich.console import Console
 
 from service.bench.contenders import PARTITIONS, Site, bench_network, configure, network_model, penstock_with, run_command
+from service.bench.interruption import interruptions
 from service.bench.load import Load
-from service.bench.measure import Program, commits, running, watch
+from service.bench.measure import Program, commits, running, scrape, wait, watch
 from service.bench.outputs import verify
 from service.bench.service import Bench
 from service.demo.broker import KafkaNode
-from service.errors import PenstockError
+from service.observe.logging import configure_logging
 from service.transport.interface import Partition, TopicDescription, Transport
 from service.transport.kafka import KafkaTransport
 
@@ -33,6 +34,7 @@ _TIMEOUT = 60.0
 _CHUNKS = 6  # records of each key; all but the last are processed before the kill
 _CHUNK = 128  # samples; five of them fill the receptive field of 511
 _CHECKED_KEYS = 20
+_INTERRUPTED_KEYS = 1_000  # at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def recover(
         _publish(transport, site.input, islice(records, before))
         watch(transport, group, site.input, before, first, _PATIENCE)
         say(f"{case}: every stream has its history; waiting for a snapshot of each")
-        _wait(lambda: _scrape(port)["penstock_snapshots_total"] >= keys, "a snapshot of every stream")
+        wait(lambda: scrape(port)["penstock_snapshots_total"] >= keys, "a snapshot of every stream", _PATIENCE)
         # Half of them go on, and are dirty when the kill comes.
         _publish(transport, site.input, islice(records, keys // 2))
         watch(transport, group, site.input, before + keys // 2, first, _PATIENCE)
@@ -96,7 +98,7 @@ def recover(
                     say(f"{case}: first prediction after {now[0] - started:.2f} s")
                 progress.append(now)
         say(f"{case}: all keys caught up after {progress[-1][0] - started:.2f} s")
-        figures = _scrape(port)
+        figures = scrape(port)
     verify(transport, site.output, "y", load, bench_network(), range(0, keys, max(1, keys // _CHECKED_KEYS)))
     return Recovery(
         case,
@@ -118,14 +120,6 @@ def _until(transport: Transport, site: Site, total: int, program: Program) -> It
             return
 
 
-def _wait(done: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not done():
-        if time.monotonic() > deadline:
-            raise PenstockError(f"{what} has not come within {_PATIENCE:.0f} s")
-        time.sleep(0.5)
-
-
 def _publish(transport: Transport, topic: str, records: Iterable[tuple[bytes, bytes]]) -> None:
     publisher = transport.publisher()
     for key, value in records:
@@ -145,12 +139,6 @@ def _snapshots(transport: Transport, topic: str) -> tuple[int, int]:
             size += sum(len(value or b"") for value in batch.values)
     reader.close()
     return count, size
-
-
-def _scrape(port: int) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10.0) as answer:
-        lines = [line.split() for line in answer.read().decode().splitlines() if line and not line.startswith("#")]
-    return {name: float(value) for name, value in lines if "{" not in name}
 
 
 def cost(bootstrap: str, folder: Path, keys: int, records: int, rounds: int, say: Callable[[str], None]) -> dict[str, object]:
@@ -178,7 +166,7 @@ def cost(bootstrap: str, folder: Path, keys: int, records: int, rounds: int, say
     }
 
 
-def main(json: bool = False, keys: int = 10_000, records: int = 200_000, rounds: int = 3) -> int:
+def main(json: bool = False, keys: int = 10_000, records: int = 200_000, rounds: int = 3, kills: int = 3) -> int:
     """Run on a broker of its own and print JSON lines, or the same for people, each as soon as it is known.
 
     Raises `PenstockError` where an output is wrong.
@@ -192,6 +180,10 @@ def main(json: bool = False, keys: int = 10_000, records: int = 200_000, rounds:
     with KafkaNode() as node, tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         for on_disk in (False, True):
             show(recover(node.bootstrap, Path(folder), keys, on_disk, say).line())
+        if kills:
+            configure_logging(level="error")  # the worker of the aborts is in this process
+            for line in interruptions(node, Path(folder), min(keys, _INTERRUPTED_KEYS), kills, say):
+                show(line)
         if rounds:
             show(cost(node.bootstrap, Path(folder), keys, records, rounds, say))
     return 0

@@ -86,6 +86,11 @@ class KafkaNode:
         return f"127.0.0.1:{self._port}"
 
     @property
+    def session_timeout(self) -> float:
+        """Seconds until a silent member of KIP-848's protocol is given up. Members of the classic protocol say it themselves."""
+        return int((_SETTINGS | self._settings)["group.consumer.session.timeout.ms"]) / 1000
+
+    @property
     def log(self) -> Path:
         """What the node has written, over all its restarts."""
         return self._folder / "node.log"
