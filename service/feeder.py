@@ -55,7 +55,7 @@ class Feeder:
     def replay(self, records: Sequence[RecordBatch], refused: Refusals) -> list[tuple[int, bytes]]:
         """Feed committed input again; nothing is published. The (task, key) of streams that ended and have a snapshot still."""
         ended = []
-        for batch in self._scheduler.batches(self._scheduler.decode(records, refused), live=False):
+        for batch in self._scheduler.batches(self._scheduler.decode(self._scheduler.missing(records), refused), live=False):
             self._run(batch)
             ended += self._scheduler.settle(batch, self._clock())
         self._metrics.replayed(sum(map(len, records)))

@@ -104,6 +104,15 @@ class Scheduler:
             schedule.samples = len(schedule._rows.samples)
         return schedule
 
+    def missing(self, records: Sequence[RecordBatch]) -> list[RecordBatch]:
+        """Without the records that their streams contain already: after a restore most do, and need not be decoded."""
+        found = []
+        for batch in records:
+            begun = self._streams.positions(batch.partition, {key for key in batch.keys if key is not None})
+            rows = [row for row, key in enumerate(batch.keys) if batch.offsets[row] >= begun.get(key, 0)]  # type: ignore[arg-type]
+            found.append(batch if len(rows) == len(batch) else batch.take(rows))
+        return found
+
     def batches(self, schedule: Schedule, live: bool) -> Iterator[Batch]:
         """Packed batches, to be stepped and settled one after another: a later one may need what an earlier one freed."""
         rows = schedule._rows

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 import pytest
 
 from service import restore
+from service.refused import Refusals
+from service.scheduler import Schedule, Scheduler
 from service.task import Phase
-from service.transport.interface import Committed, Partition
+from service.transport.interface import Committed, Partition, RecordBatch
 from service.transport.memory import Fault
 from service.transport.partitioning import partition_of
 from tests.cluster import PARTITIONS, Cluster, audited, same_partition
@@ -29,8 +31,16 @@ def test_after_a_crash_the_state_is_replayed_and_nothing_is_published_twice(clus
     assert audited(cluster) == 10
 
 
-def test_replay_skips_what_a_snapshot_contains(cluster: Cluster) -> None:
+def test_replay_skips_what_a_snapshot_contains(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """`old` is snapshotted while `new`, which became dirty later, holds the replay range open below `old`'s position."""
+    decoded: list[int] = []
+    decode = Scheduler.decode
+
+    def noted(self: Scheduler, records: Sequence[RecordBatch], refused: Refusals) -> Schedule:
+        decoded.extend(offset for batch in records for offset in batch.offsets)
+        return decode(self, records, refused)
+
+    monkeypatch.setattr(Scheduler, "decode", noted)
     old, new = same_partition(2)
     cluster.produce(old, 7)
     cluster.work(turns=3)
@@ -45,8 +55,10 @@ def test_replay_skips_what_a_snapshot_contains(cluster: Cluster) -> None:
     assert (committed.offset, orjson.loads(committed.metadata)["replay_from"]) == (4, 1)
     cluster.crash("one")
     cluster.produce(old, 7)
+    decoded.clear()
     cluster.start("one")
     cluster.work()
+    assert sorted(decoded) == [1, 3, 4]  # the snapshot contains 2, which is not even decoded
     assert audited(cluster) == 5
 
 

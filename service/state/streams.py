@@ -173,6 +173,13 @@ class Streams:
             found[key] = frozen, snapshot
         return found
 
+    def positions(self, task: int, keys: Collection[bytes]) -> dict[bytes, int]:
+        """Of those of `keys` that have a stream, the offset of the first record that it does not contain."""
+        index, column = self.index[task], self.table.column("position")
+        found = {key: int(column[slot]) for key in keys if (slot := index.get(key)) is not None}
+        frozen = self.find(task, [key for key in keys if key not in found])
+        return found | {key: snapshot.positions[0] for key, (_, snapshot) in frozen.items()}
+
     def thaw(self, task: int, frozen: Mapping[bytes, tuple[Frozen, Snapshot]], live: bool) -> list[int]:
         """Slots for streams that lie frozen. Raises `SnapshotMismatch` naming the keys; the task must not go on then."""
         slots = [self._take(task, key, live) for key in frozen]
