@@ -24,7 +24,8 @@ _PAUSE = 0.2  # seconds
 
 
 class Assignment:
-    """Owns the tasks. Restoring goes on a little at each `advance`, so that polling and the running tasks go on too."""
+    """Owns the tasks. Restoring goes on a little at each `advance`, so that polling and the running tasks go on too. Tasks replay
+    one after another: all are live as soon as if they did it at once, and all but the last sooner."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Assignment:
         self.tasks: dict[int, Task] = {}
         self._closed: dict[int, Task] = {}  # clean, their streams still in memory, until the next assignment
         self._restoring: dict[int, Generator[None, None, Restored]] = {}
+        self._replays: list[int] = []  # the first one's is under way
         self._assigned_at: dict[int, float] = {}
         self.source = source
         self._reader = reader
@@ -115,6 +117,7 @@ class Assignment:
                 task.enter(Phase.CLOSED_DIRTY)
                 self._streams.drop(task.number)
             self._metrics.forget(partition.topic, partition.partition)
+        self._end_replays([partition.partition for partition in partitions])
         self._count()
 
     def report_lag(self) -> None:
@@ -187,12 +190,23 @@ class Assignment:
         if restored.replay_from < restored.live_at:
             task.enter(Phase.REPLAYING)
             self._count()
+            self._replays.append(task.number)
+            if len(self._replays) == 1:
+                self.source.start(task.input, restored.replay_from)
         else:
             self._go_live(task)
-        self.source.start(task.input, restored.replay_from)
+            self.source.start(task.input, restored.replay_from)
+
+    def _end_replays(self, numbers: Collection[int]) -> None:
+        """These tasks do not replay any more; the next one's turn has come, if it was one of theirs."""
+        first, self._replays = self._replays[:1], [number for number in self._replays if number not in numbers]
+        if self._replays and self._replays[:1] != first:
+            task = self.tasks[self._replays[0]]
+            self.source.start(task.input, task.next_offset)
 
     def _go_live(self, task: Task) -> None:
         task.enter(Phase.LIVE)
+        self._end_replays([task.number])
         task.next_offset = max(task.next_offset, task.live_at)  # what is committed may lie beyond the last record that was seen
         self._count()
         seconds = self._clock() - self._assigned_at.pop(task.number)

@@ -62,6 +62,44 @@ def test_replay_skips_what_a_snapshot_contains(cluster: Cluster, monkeypatch: py
     assert audited(cluster) == 5
 
 
+def test_tasks_replay_one_after_another_so_that_the_first_is_live_soon(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [next(b"%d" % number for number in range(99) if partition_of(b"%d" % number, PARTITIONS) == where) for where in (0, 1)]
+    for _ in range(3):
+        for key in keys:
+            cluster.produce(key, 7)
+        cluster.work(turns=2)
+    monkeypatch.setattr("service.worker._FIRST", 10**6)  # a record per turn
+    cluster.crash("one")
+    for key in keys:
+        cluster.produce(key, 7)
+    cluster.start("one")
+    seen = []
+    for _ in range(20):
+        cluster.turn("one")
+        seen.append(sorted((task.phase.value, task.next_offset) for task in cluster.workers["one"]._assignment.tasks.values()))
+
+    assert [("replaying", 0), ("replaying", 2)] in seen  # the second waits for the first
+    assert [("live", 3), ("replaying", 0)] in seen
+    cluster.work(turns=20)
+    assert audited(cluster) == 8
+
+
+@pytest.mark.parametrize("turns", range(1, 6))
+def test_a_group_that_takes_all_tasks_away_in_the_middle_of_their_replays(cluster: Cluster, turns: int) -> None:
+    for _ in range(3):
+        for key in (b"a", b"b", b"c", b"d"):
+            cluster.produce(key, 7)
+        cluster.work(turns=2)
+    cluster.crash("one")
+    cluster.produce(b"a", 7)
+    cluster.start("one")
+    for _ in range(turns):
+        cluster.turn("one")
+    cluster.expel("one")
+    cluster.work(turns=12)
+    assert audited(cluster) == 13
+
+
 def test_a_task_is_live_although_compaction_removed_its_last_committed_record(cluster: Cluster) -> None:
     key = same_partition(1)[0]
     for _ in range(3):
