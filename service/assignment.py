@@ -21,11 +21,13 @@ log = structlog.get_logger("penstock.assignment")
 
 _LAG_EVERY = 1.0  # seconds
 _PAUSE = 0.2  # seconds
+_STALLED = 1.0
+"""Seconds without a record after which a replay is one that others need not wait for: its partition may have no leader."""
 
 
 class Assignment:
     """Owns the tasks. Restoring goes on a little at each `advance`, so that polling and the running tasks go on too. Tasks replay
-    one after another: all are live as soon as if they did it at once, and all but the last sooner."""
+    one after another: the last is live as soon as if they did it at once, and all others sooner."""
 
     def __init__(
         self,
@@ -40,7 +42,8 @@ class Assignment:
         self.tasks: dict[int, Task] = {}
         self._closed: dict[int, Task] = {}  # clean, their streams still in memory, until the next assignment
         self._restoring: dict[int, Generator[None, None, Restored]] = {}
-        self._replays: list[int] = []  # the first one's is under way
+        self._queue: list[int] = []  # tasks with something to replay, before their turn
+        self._replayed_at = clock()
         self._assigned_at: dict[int, float] = {}
         self.source = source
         self._reader = reader
@@ -110,6 +113,8 @@ class Assignment:
                 continue
             if task.number in self._restoring:
                 self._restoring.pop(task.number).close()
+            if task.number in self._queue:
+                self._queue.remove(task.number)
             if task.live and task.number in clean:
                 task.enter(Phase.CLOSED_CLEAN)
                 self._closed[task.number] = task
@@ -117,7 +122,6 @@ class Assignment:
                 task.enter(Phase.CLOSED_DIRTY)
                 self._streams.drop(task.number)
             self._metrics.forget(partition.topic, partition.partition)
-        self._end_replays([partition.partition for partition in partitions])
         self._count()
 
     def report_lag(self) -> None:
@@ -141,6 +145,7 @@ class Assignment:
         for task in self.tasks.values():
             if task.phase is Phase.REPLAYING and self.source.position(task.input) >= task.live_at:
                 self._go_live(task)
+        self._begin_replay()
         until = self._clock() + _PAUSE
         for number in list(self._restoring):
             recovery = self._restoring.pop(number)
@@ -166,6 +171,7 @@ class Assignment:
             cut = 0 if task.live else bisect_left(part.offsets, task.live_at)
             if cut:
                 replayed.append(part.slice(0, cut))
+                self._replayed_at = self._clock()
             if cut < len(part):
                 live.append(part.slice(cut, len(part)) if cut else part)
             if task.phase is Phase.REPLAYING and end >= task.live_at:
@@ -190,23 +196,22 @@ class Assignment:
         if restored.replay_from < restored.live_at:
             task.enter(Phase.REPLAYING)
             self._count()
-            self._replays.append(task.number)
-            if len(self._replays) == 1:
-                self.source.start(task.input, restored.replay_from)
+            self._queue.append(task.number)
+            self._begin_replay()
         else:
             self._go_live(task)
             self.source.start(task.input, restored.replay_from)
 
-    def _end_replays(self, numbers: Collection[int]) -> None:
-        """These tasks do not replay any more; the next one's turn has come, if it was one of theirs."""
-        first, self._replays = self._replays[:1], [number for number in self._replays if number not in numbers]
-        if self._replays and self._replays[:1] != first:
-            task = self.tasks[self._replays[0]]
+    def _begin_replay(self) -> None:
+        """The next task's turn, where nobody replays or whoever does gets nothing."""
+        busy = any(task.phase is Phase.REPLAYING and task.number not in self._queue for task in self.tasks.values())
+        if self._queue and (not busy or self._clock() - self._replayed_at > _STALLED):
+            task = self.tasks[self._queue.pop(0)]
             self.source.start(task.input, task.next_offset)
+            self._replayed_at = self._clock()
 
     def _go_live(self, task: Task) -> None:
         task.enter(Phase.LIVE)
-        self._end_replays([task.number])
         task.next_offset = max(task.next_offset, task.live_at)  # what is committed may lie beyond the last record that was seen
         self._count()
         seconds = self._clock() - self._assigned_at.pop(task.number)

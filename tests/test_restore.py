@@ -84,6 +84,35 @@ def test_tasks_replay_one_after_another_so_that_the_first_is_live_soon(cluster: 
     assert audited(cluster) == 8
 
 
+def test_a_partition_that_gives_nothing_does_not_hold_up_the_replays_of_others(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        for key in (b"a", b"b", b"c", b"d"):
+            cluster.produce(key, 7)
+        cluster.work(turns=2)
+    cluster.crash("one")
+    cluster.start("one")
+    source = cluster.workers["one"]._assignment.source
+    start, begun = source.start, list[tuple[Partition, int]]()
+
+    def held_up(partition: Partition, offset: int) -> None:
+        begun.append((partition, offset))
+        if len(begun) > 1:
+            start(partition, offset)
+
+    monkeypatch.setattr(source, "start", held_up)
+    cluster.work(turns=8)
+    assert len(begun) == 1
+    cluster.now += 1.1
+    cluster.work(turns=8)
+    phases = {number: task.phase for number, task in cluster.workers["one"]._assignment.tasks.items()}
+    assert phases == {begun[0][0].partition: Phase.REPLAYING, begun[1][0].partition: Phase.LIVE}
+    start(*begun[0])
+    cluster.work(turns=8)
+    assert audited(cluster) == 12
+
+
 @pytest.mark.parametrize("turns", range(1, 6))
 def test_a_group_that_takes_all_tasks_away_in_the_middle_of_their_replays(cluster: Cluster, turns: int) -> None:
     for _ in range(3):
