@@ -153,11 +153,12 @@ class Cluster:
         self.stalled.clear()
         self.start("one")
         for turn in range(250):
-            if turn >= 6 and self.lag() == 0:
-                self.stop("one")
-                return
             if "one" not in self.workers:  # a record has ended it: its supervisor starts it again
                 self.start("one")
+            # What it had to replay, a task that is not live yet leaves to the next owner, instead of snapshots.
+            if turn >= 6 and self.lag() == 0 and all(task.live for task in self.workers["one"]._assignment.tasks.values()):
+                self.stop("one")
+                return
             self.work(turns=1)
         raise AssertionError(f"{self.lag()} records are still not committed")
 
