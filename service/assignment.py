@@ -21,13 +21,10 @@ log = structlog.get_logger("penstock.assignment")
 
 _LAG_EVERY = 1.0  # seconds
 _PAUSE = 0.2  # seconds
-_STALLED = 1.0
-"""Seconds without a record after which a replay is one that others need not wait for: its partition may have no leader."""
 
 
 class Assignment:
-    """Owns the tasks. Restoring goes on a little at each `advance`, so that polling and the running tasks go on too. Tasks replay
-    one after another: the last is live as soon as if they did it at once, and all others sooner."""
+    """Owns the tasks. Restoring goes on a little at each `advance`, so that polling and the running tasks go on too."""
 
     def __init__(
         self,
@@ -42,8 +39,6 @@ class Assignment:
         self.tasks: dict[int, Task] = {}
         self._closed: dict[int, Task] = {}  # clean, their streams still in memory, until the next assignment
         self._restoring: dict[int, Generator[None, None, Restored]] = {}
-        self._queue: list[int] = []  # tasks with something to replay, before their turn
-        self._replayed_at = clock()
         self._assigned_at: dict[int, float] = {}
         self.source = source
         self._reader = reader
@@ -113,8 +108,6 @@ class Assignment:
                 continue
             if task.number in self._restoring:
                 self._restoring.pop(task.number).close()
-            if task.number in self._queue:
-                self._queue.remove(task.number)
             if task.live and task.number in clean:
                 task.enter(Phase.CLOSED_CLEAN)
                 self._closed[task.number] = task
@@ -145,7 +138,6 @@ class Assignment:
         for task in self.tasks.values():
             if task.phase is Phase.REPLAYING and self.source.position(task.input) >= task.live_at:
                 self._go_live(task)
-        self._begin_replay()
         until = self._clock() + _PAUSE
         for number in list(self._restoring):
             recovery = self._restoring.pop(number)
@@ -171,7 +163,6 @@ class Assignment:
             cut = 0 if task.live else bisect_left(part.offsets, task.live_at)
             if cut:
                 replayed.append(part.slice(0, cut))
-                self._replayed_at = self._clock()
             if cut < len(part):
                 live.append(part.slice(cut, len(part)) if cut else part)
             if task.phase is Phase.REPLAYING and end >= task.live_at:
@@ -196,19 +187,9 @@ class Assignment:
         if restored.replay_from < restored.live_at:
             task.enter(Phase.REPLAYING)
             self._count()
-            self._queue.append(task.number)
-            self._begin_replay()
         else:
             self._go_live(task)
-            self.source.start(task.input, restored.replay_from)
-
-    def _begin_replay(self) -> None:
-        """The next task's turn, where nobody replays or whoever does gets nothing."""
-        busy = any(task.phase is Phase.REPLAYING and task.number not in self._queue for task in self.tasks.values())
-        if self._queue and (not busy or self._clock() - self._replayed_at > _STALLED):
-            task = self.tasks[self._queue.pop(0)]
-            self.source.start(task.input, task.next_offset)
-            self._replayed_at = self._clock()
+        self.source.start(task.input, restored.replay_from)
 
     def _go_live(self, task: Task) -> None:
         task.enter(Phase.LIVE)

@@ -13,7 +13,6 @@ from service.scheduler import Schedule, Scheduler
 from service.task import Phase
 from service.transport.interface import Committed, Partition, RecordBatch
 from service.transport.memory import Fault
-from service.transport.memory.source import MemorySource
 from service.transport.partitioning import partition_of
 from tests.cluster import PARTITIONS, Cluster, audited, same_partition
 
@@ -61,80 +60,6 @@ def test_replay_skips_what_a_snapshot_contains(cluster: Cluster, monkeypatch: py
     cluster.work()
     assert sorted(decoded) == [1, 3, 4]  # the snapshot contains 2, which is not even decoded
     assert audited(cluster) == 5
-
-
-def test_tasks_replay_one_after_another_so_that_the_first_is_live_soon(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = [next(b"%d" % number for number in range(99) if partition_of(b"%d" % number, PARTITIONS) == where) for where in (0, 1)]
-    for _ in range(3):
-        for key in keys:
-            cluster.produce(key, 7)
-        cluster.work(turns=2)
-    monkeypatch.setattr("service.worker._FIRST", 10**6)  # a record per turn
-    cluster.crash("one")
-    for key in keys:
-        cluster.produce(key, 7)
-    cluster.start("one")
-    seen = []
-    for _ in range(20):
-        cluster.turn("one")
-        seen.append(sorted((task.phase.value, task.next_offset) for task in cluster.workers["one"]._assignment.tasks.values()))
-
-    assert [("replaying", 0), ("replaying", 2)] in seen  # the second waits for the first
-    assert [("live", 3), ("replaying", 0)] in seen
-    cluster.work(turns=20)
-    assert audited(cluster) == 8
-
-
-def test_a_partition_that_gives_nothing_does_not_hold_up_the_replays_of_others(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for _ in range(3):
-        for key in (b"a", b"b", b"c", b"d"):
-            cluster.produce(key, 7)
-        cluster.work(turns=2)
-    cluster.crash("one")
-    cluster.start("one")
-    source = cluster.workers["one"]._assignment.source
-    start, begun = source.start, list[tuple[Partition, int]]()
-
-    def held_up(partition: Partition, offset: int) -> None:
-        begun.append((partition, offset))
-        if len(begun) > 1:
-            start(partition, offset)
-
-    monkeypatch.setattr(source, "start", held_up)
-    cluster.work(turns=8)
-    assert len(begun) == 1
-    cluster.now += 1.1
-    cluster.work(turns=8)
-    phases = {number: task.phase for number, task in cluster.workers["one"]._assignment.tasks.items()}
-    assert phases == {begun[0][0].partition: Phase.REPLAYING, begun[1][0].partition: Phase.LIVE}
-    start(*begun[0])
-    cluster.work(turns=8)
-    assert audited(cluster) == 12
-
-
-@pytest.mark.parametrize("turns", range(1, 10))
-def test_a_group_that_takes_all_tasks_away_in_the_middle_of_their_replays(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, turns: int
-) -> None:
-    for _ in range(3):
-        for key in (b"a", b"b", b"c", b"d"):
-            cluster.produce(key, 7)
-        cluster.work(turns=2)
-    cluster.crash("one")
-    monkeypatch.setattr("service.worker._FIRST", 10**6)  # a record per turn
-    begun = list[int]()
-    start = MemorySource.start
-    monkeypatch.setattr(MemorySource, "start", lambda self, where, offset: begun.append(offset) or start(self, where, offset))
-    cluster.produce(b"a", 7)
-    cluster.start("one")
-    for _ in range(turns):
-        cluster.turn("one")
-    cluster.log.expire_member(cluster.config.app, "one")
-    cluster.work(turns=30)
-    assert audited(cluster) == 13
-    assert min(begun) >= 0  # none of a task that was not there any more, or not restored yet
 
 
 def test_a_task_is_live_although_compaction_removed_its_last_committed_record(cluster: Cluster) -> None:
