@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConsumerGroupDescription
 
 from service.app import Application, required_topics
 from service.audit import AuditReport
@@ -174,13 +174,28 @@ class Scene:
                 said = "".join(process.where() for process in alive)
                 raise AssertionError(f"only {done} of {offsets} offsets are committed after {seconds} s\n{self._group()}\n{said}")
 
+    def wait_until_shared(self, *alive: Process, seconds: float = 60.0) -> None:
+        """Until the broker tells that each of so many members has partitions."""
+        client = AdminClient({"bootstrap.servers": self.bootstrap})
+        deadline = time.monotonic() + seconds
+        while True:
+            members = self._described(client).members
+            if len(members) == len(alive) and all(member.assignment.topic_partitions for member in members):
+                return
+            for process in alive:
+                assert process.exit is None, (process.exit, process.said)
+            assert time.monotonic() < deadline, self._group()
+            time.sleep(0.05)
+
+    def _described(self, client: AdminClient) -> ConsumerGroupDescription:
+        return client.describe_consumer_groups([self.config.app], request_timeout=5.0)[self.config.app].result()
+
     def _group(self) -> str:
         """What the broker says of the group, asked the way the workers go and straight."""
         told = []
         for way in (self._settings["kafka"]["bootstrap.servers"], self.bootstrap):
             try:
-                client = AdminClient({"bootstrap.servers": way})
-                group = client.describe_consumer_groups([self.config.app], request_timeout=5.0)[self.config.app].result()
+                group = self._described(AdminClient({"bootstrap.servers": way}))
                 members = ", ".join(f"{each.member_id}: {each.assignment.topic_partitions}" for each in group.members)
                 told.append(f"{way}: {group.state}, {members}")
             except KafkaException as error:

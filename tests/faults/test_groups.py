@@ -56,6 +56,7 @@ def test_zombies(scenes: Scenes, rounds: Rounds, judged: Judged, protocol: str) 
         play.wait_for(play.published, *pair)
         waited: list[float] = []
         for number in range(stalls):
+            play.wait_until_shared(*pair)
             play.publish(300)
             play.wait_for(play.done() + play.random.randint(1, 150), *pair)
             pair[number % 2].send(signal.SIGSTOP)
