@@ -18,7 +18,7 @@ from torch import Tensor
 
 TILE = 128
 PROBED_ROWS = (*range(1, 34), 47, 49, 63, 64, 65, 96, 127, 128, 129, 255, 256, 257, 500, 512, 513, 1000, 1024, 1537, 2560, 4097)
-BUCKETS = (16, 32, 64, 128, 256, *range(512, 8193, 512))
+BUCKETS = (16, 32, 64, 128, 256, *range(512, 8192, 512), *range(8192, 16385, 2048))
 """The numbers of rows that oneDNN's kernels are made for."""
 THIN = 16
 """Up to which depth a product is so little work that what oneDNN's call costs decides."""
