@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-import numpy as np
 import structlog
 import torch
-from jaxtyping import Float32, Int64
 
 from service.codec.interface import Encoder, Predictions, Reason, Refusal
 from service.emission import predictions
@@ -56,7 +55,8 @@ class Feeder:
         """Feed committed input again; nothing is published. The (task, key) of streams that ended and have a snapshot still."""
         ended = []
         for batch in self._scheduler.batches(self._scheduler.decode(self._scheduler.missing(records), refused), live=False):
-            self._run(batch)
+            with _named():
+                self._streams.absorb(batch.slots, batch.values, batch.lengths, batch.final)
             ended += self._scheduler.settle(batch, self._clock())
         self._metrics.replayed(sum(map(len, records)))
         return ended
@@ -97,8 +97,8 @@ class Feeder:
 
     def _step(self, batch: Batch, records: Sequence[RecordBatch], epoch: Epoch) -> list[DeadLetter]:
         self._streams.protect(batch.slots)
-        with self._metrics.stepping(len(batch.slots), len(batch.values)):
-            values, lengths = self._run(batch)
+        with self._metrics.stepping(len(batch.slots), len(batch.values)), _named():
+            values, lengths = self._streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
         letters = []
         for keys, outputs in predictions(batch, values, lengths, self._streams.table, self._topic):
             with self._metrics.encoding(len(keys)):
@@ -112,12 +112,6 @@ class Feeder:
         for task, key in self._scheduler.settle(batch, self._clock()):
             epoch.snapshot(task, key, None)
         return letters
-
-    def _run(self, batch: Batch) -> tuple[Float32[np.ndarray, "M C_out"], Int64[np.ndarray, "B"]]:
-        try:
-            return self._streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
-        except Exception as error:  # whatever a network does, and a device that has no memory left
-            raise StepFailed(f"the network raised {type(error).__name__}: {str(error)[:500]}") from error
 
     def try_out(self) -> None:
         """Raises `StepFailed` where the program fails for a single harmless frame, so that no record is at fault."""
@@ -150,6 +144,15 @@ class Feeder:
             return []
         message = f"the stream ends after {frames} samples, a length at which the network raises; the stream is dropped"
         return [DeadLetter(part, at, Refusal(Reason.LENGTH, message))]
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Whatever a network does, and a device that has no memory left, is a `StepFailed`."""
+    try:
+        yield
+    except Exception as error:
+        raise StepFailed(f"the network raised {type(error).__name__}: {str(error)[:500]}") from error
 
 
 def _find(records: Sequence[RecordBatch], partition: int, offset: int) -> tuple[RecordBatch, int]:

@@ -207,19 +207,21 @@ class Room:
 ROOMS = [Room(), Room(slots=2), Room(slots=3, memory_bytes=0), Room(slots=4, memory_bytes=1500)]
 """Slots enough; and so few that streams are frozen and thawed all the time, in memory and on disk."""
 
-_APPLICATIONS: dict[str, Application] = {}
+_APPLICATIONS: dict[bool, dict[str, Application]] = {}
 
 
-def applications(room: Room | None = None, directory: Path | None = None) -> dict[str, Application]:
-    """Converted once: conversion is slow beside a turn. With `directory`, each keeps frozen streams in a folder below."""
-    if not _APPLICATIONS:
-        directory = Path(tempfile.mkdtemp(prefix="penstock-test-"))
-        for name in INSTANCES:
-            _APPLICATIONS[name] = Application.from_config(configured(directory, instance=name))
-        _APPLICATIONS["other weights"] = Application.from_config(configured(directory, seed=2))
+def applications(room: Room | None = None, directory: Path | None = None, recurrent: bool = True) -> dict[str, Application]:
+    """Converted once: conversion is slow beside a turn. With `directory`, each keeps frozen streams in a folder below; unless
+    `recurrent`, a stream's future depends on its last samples alone."""
+    found = _APPLICATIONS.get(recurrent)
+    if found is None:
+        where, changes = Path(tempfile.mkdtemp(prefix="penstock-test-")), {} if recurrent else {"postprocess": []}
+        found = {name: Application.from_config(configured(where, instance=name, **changes)) for name in INSTANCES}
+        found["other weights"] = Application.from_config(configured(where, seed=2, **changes))
+        _APPLICATIONS[recurrent] = found
     if room is None:
-        return _APPLICATIONS
-    return {name: with_room(application, room, directory and directory / name) for name, application in _APPLICATIONS.items()}
+        return found
+    return {name: with_room(application, room, directory and directory / name) for name, application in found.items()}
 
 
 def with_room(application: Application, room: Room, directory: Path | None = None) -> Application:

@@ -52,10 +52,12 @@ def _fragile(self: Program, state: Any, slots: torch.Tensor, chunks: Ragged, fin
 
 
 class ExactlyOnce(RuleBasedStateMachine):
-    @initialize(beside=st.sampled_from([at_once, when_waited_for]), room=st.sampled_from(ROOMS), disk=st.booleans())
-    def begin(self, beside: Beside, room: Room, disk: bool) -> None:
+    @initialize(
+        beside=st.sampled_from([at_once, when_waited_for]), room=st.sampled_from(ROOMS), disk=st.booleans(), recurrent=st.booleans()
+    )
+    def begin(self, beside: Beside, room: Room, disk: bool, recurrent: bool) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="penstock-test-")) if disk else None
-        self.cluster = Cluster(applications(room, self.directory))
+        self.cluster = Cluster(applications(room, self.directory, recurrent))
         self.cluster.beside = beside
         self.at_fault: dict[tuple[int, int], Reason] = {}  # by partition and offset
         self.deaths = 0  # that are no record's fault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import orjson
 import pytest
@@ -10,11 +11,12 @@ import pytest
 from service import restore
 from service.refused import Refusals
 from service.scheduler import Schedule, Scheduler
+from service.streaming import Program, Ragged
 from service.task import Phase
 from service.transport.interface import Committed, Partition, RecordBatch
 from service.transport.memory import Fault
 from service.transport.partitioning import partition_of
-from tests.cluster import PARTITIONS, Cluster, audited, same_partition
+from tests.cluster import PARTITIONS, Cluster, applications, audited, same_partition
 
 
 def test_after_a_crash_the_state_is_replayed_and_nothing_is_published_twice(cluster: Cluster) -> None:
@@ -60,6 +62,29 @@ def test_replay_skips_what_a_snapshot_contains(cluster: Cluster, monkeypatch: py
     cluster.work()
     assert sorted(decoded) == [1, 3, 4]  # the snapshot contains 2, which is not even decoded
     assert audited(cluster) == 5
+
+
+def test_a_replay_computes_nothing_where_the_last_samples_are_all_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(applications(recurrent=False))
+    cluster.start("one")
+    keys = same_partition(3)
+    for key in keys * 3:
+        cluster.produce(key, 7)
+    cluster.work()
+    cluster.crash("one")
+    fed = []
+    step = Program.step
+
+    def noted(self: Program, state: Any, slots: Any, chunks: Ragged, final: Any = None) -> Ragged:
+        fed.append(chunks.lengths.tolist())
+        return step(self, state, slots, chunks, final)
+
+    monkeypatch.setattr(Program, "step", noted)
+    cluster.start("one")
+    cluster.produce(keys[0], 5)
+    cluster.work()
+    assert fed == [[5]]
+    assert audited(cluster) == 10
 
 
 def test_a_task_is_live_although_compaction_removed_its_last_committed_record(cluster: Cluster) -> None:

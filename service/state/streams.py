@@ -218,12 +218,30 @@ class Streams:
         final: Bool[np.ndarray, "B"] | None,
     ) -> tuple[Float32[np.ndarray, "M C_out"], Int64[np.ndarray, "B"]]:
         """One packed step; the outputs' values and how many each stream got."""
+        out = self.program.step(self.state, *self._packed(slots, values, lengths, final))
+        return out.values.numpy(), out.lengths.numpy()
+
+    def absorb(
+        self,
+        slots: Slots,
+        values: Float32[np.ndarray, "N C"],
+        lengths: Int64[np.ndarray, "B"],
+        final: Bool[np.ndarray, "B"] | None,
+    ) -> None:
+        """The same without outputs."""
+        self.program.absorb(self.state, *self._packed(slots, values, lengths, final))
+
+    def _packed(
+        self,
+        slots: Slots,
+        values: Float32[np.ndarray, "N C"],
+        lengths: Int64[np.ndarray, "B"],
+        final: Bool[np.ndarray, "B"] | None,
+    ) -> tuple[Int64[torch.Tensor, "B"], Ragged, Bool[torch.Tensor, "B"] | None]:
         self._steps += 1
         self.table.rows["used"][slots] = self._steps
         packed = Ragged(torch.from_numpy(values), torch.from_numpy(lengths))
-        ended = None if final is None else torch.from_numpy(final)
-        out = self.program.step(self.state, self._tensor(slots), packed, final=ended)
-        return out.values.numpy(), out.lengths.numpy()
+        return self._tensor(slots), packed, None if final is None else torch.from_numpy(final)
 
     def end(self, slots: Slots, live: bool) -> None:
         """These streams are over: their keys are free for new streams at once, their slots after `settle`."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -128,9 +128,9 @@ class Scratch:
 class State:
     """What a program remembers of all streams; changed in place by `step`, `thaw`, `rollback`, `reset` and `resize`.
 
-    `frames [slots]` counts the frames each stream has fed, always on the host; `stores` are the rings by value index, `hidden` the
-    recurrences' memories by node index, `program` the fingerprint of the program that made it, `rounds` what an
-    accelerator needs besides.
+    `frames [slots]` counts the frames each stream has fed, `behind` marks the streams of which only the sources hold what they
+    should, both always on the host; `stores` are the rings by value index, `hidden` the recurrences' memories by node index,
+    `program` the fingerprint of the program that made it, `rounds` what an accelerator needs besides.
     """
 
     def __init__(
@@ -147,6 +147,8 @@ class State:
         self.like = like
         self.device = like.device
         self.frames: Int64[Tensor, "slots"] = torch.zeros(slots, dtype=torch.int64)
+        self.behind: Bool[Tensor, "slots"] = torch.zeros(slots, dtype=torch.bool)
+        self._any_behind = False
         self.stores = stores
         self.hidden = hidden
         self.scratch = Scratch(like)
@@ -156,6 +158,21 @@ class State:
         """Whether the tensor is a part of a store."""
         address = rows.untyped_storage().data_ptr()
         return any(address == store.rows.untyped_storage().data_ptr() for store in self.stores.values())
+
+    def fall_behind(self, slots: Int64[Tensor, "B"]) -> None:
+        """What these streams' other rings hold is not true any more."""
+        self.behind.index_fill_(0, slots, True)
+        self._any_behind = True
+
+    def those_behind(self, slots: Int64[Tensor, "B"]) -> Int64[Tensor, "C"] | None:
+        """Which of `slots` are; None where none is."""
+        found = slots[self.behind.index_select(0, slots)] if self._any_behind else slots[:0]
+        return found if len(found) else None
+
+    def caught_up(self, slots: Int64[Tensor, "B"]) -> None:
+        """These are no longer behind."""
+        self.behind.index_fill_(0, slots, False)
+        self._any_behind = bool(self.behind.any())
 
     def send(self, *tensors: Tensor) -> list[Tensor]:
         """Tensors of the host where the state is."""

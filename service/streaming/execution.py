@@ -72,7 +72,8 @@ def run(steps: Sequence[Step], state: State, turn: Turn, rows: Rows) -> None:
     for step in steps:
         _run(step, state, turn, rows)
         for value, alike in zip(step.retired, step.alike, strict=True):
-            _retire(state.stores[value.index], turn, turn.span(value), alike)
+            store, span = state.stores[value.index], turn.span(value)
+            retire(store, turn, span, store.stage(span.rows), alike)
         for index in step.forgotten:
             del rows[index]
 
@@ -157,11 +158,10 @@ def from_ring(store: Store, turn: Turn, span: Span) -> Tensor:
     return store.ring.index_select(0, span.ring_rows(turn.slots, store.depth))
 
 
-def _retire(store: Store, turn: Turn, span: Span, alike: tuple[int, ...]) -> None:
-    """Moves a value's new rows from the staging area into its ring; of a chunk longer than the ring, the last ones."""
+def retire(store: Store, turn: Turn, span: Span, fresh: Float[Tensor, "M C"], alike: tuple[int, ...] = ()) -> None:
+    """Takes a value's new rows into its ring; of a chunk longer than the ring, the last ones."""
     if not span.rows:
         return
-    fresh = store.stage(span.rows)
     if span.longest <= store.depth:
         longest = span.longest
         store.put(span.ring_rows(turn.slots, store.depth, tuple(depth for depth in alike if depth >= longest)), fresh)

@@ -20,7 +20,7 @@ from service.streaming.device.accelerator import Accelerator
 from service.streaming.device.levels import Cutter, levels_of
 from service.streaming.device.relocation import relocated
 from service.streaming.device.rounds import Rounds
-from service.streaming.execution import from_ring, prepare, run
+from service.streaming.execution import from_ring, prepare, retire, run
 from service.streaming.fingerprint import fingerprint, state_fingerprint
 from service.streaming.graph import Value
 from service.streaming.numerics import Numerics
@@ -61,6 +61,7 @@ class Program:
         self.steps = prepare(plan, dense)
         if accelerator is not None:
             self.steps = relocated(self.steps, accelerator, numerics)
+        self._absorbs = accelerator is None and all(value is self.graph.input for value in plan.sources)
         self._trials = Trials() if any(step.dense for step in self.steps) else None
         self.cutter = None if accelerator is None else Cutter(plan, levels_of(plan, max_step, numerics is Numerics.EXACT))
         self.admission = Admission(self.graph)
@@ -182,6 +183,7 @@ class Program:
             raise ValueError(f"the state has {state.slots} slots; it can grow but not shrink to {slots}")
         fresh = self.new_state(slots - state.slots)
         state.frames = torch.cat([state.frames, fresh.frames])
+        state.behind = torch.cat([state.behind, fresh.behind])
         for store in state.stores.values():
             store.resize(slots)
         for index, rows in fresh.hidden.items():
@@ -214,7 +216,7 @@ class Program:
         if len(data) != len(slots):
             raise ValueError(f"data has {len(data)} snapshots, slots has {len(slots)}")
         snapshot.thaw(self.plan, self.state_fingerprint, state, slots, data)
-        self._rebuild(state, slots)
+        state.fall_behind(slots)
 
     def check(self, blob: bytes) -> None:
         """Raises SnapshotMismatch where `thaw` would."""
@@ -228,7 +230,7 @@ class Program:
     def rollback(self, state: State, checkpoint: Checkpoint) -> None:
         """Puts the checkpoint's streams back to where they were; everything fed to them since is forgotten."""
         snapshot.put_back(state, checkpoint)
-        self._rebuild(state, checkpoint.slots)
+        state.fall_behind(checkpoint.slots)
 
     # Stepping
 
@@ -242,17 +244,8 @@ class Program:
         that end at a length at which the offline module raises and FrameRefused for an index without a row, all before any state
         changes.
         """
-        check_slots(state, slots, self.fingerprint)
-        check_chunks(state, slots, chunks, final, self.channels, self.dtype)
-        before = state.frames.index_select(0, slots)
-        after = before + chunks.lengths
-        if final is not None:
-            if not bool(final.any()):
-                final = None
-            else:
-                self._check_ends(slots, after, final)
-        self.admission.check(chunks, slots, before)
-        whole = Turn(slots, before, after, final)
+        whole = self._checked(state, slots, chunks, final)
+        self._catch_up(state, slots)
         span = whole.span(self.output)
         if state.rounds is not None:
             values = torch.cat([chunks.values.new_empty(0, self.out_channels), *state.rounds.step(state, whole, chunks.values)])
@@ -263,6 +256,37 @@ class Program:
             rounds = pieces(whole, chunks.lengths, self.max_step)
             values = torch.cat([self._round(state, turn, chunks.values[rows]) for turn, rows in rounds])
         return Ragged(values, span.lengths, span.start)
+
+    @torch.no_grad()
+    def absorb(self, state: State, slots: Int64[Tensor, "B"], chunks: Ragged, final: Bool[Tensor, "B"] | None = None) -> None:
+        """What `step` does to the state, where nobody wants the outputs; raises what it raises.
+
+        Where a stream's future depends on its last frames alone, nothing is computed but what a later `step` of the stream needs,
+        and then once, however much was absorbed before.
+        """
+        if not self._absorbs:
+            self.step(state, slots, chunks, final)
+            return
+        whole = self._checked(state, slots, chunks, final)
+        store = state.stores.get(self.graph.input.index)
+        if store is not None and store.depth:
+            retire(store, whole, whole.span(self.graph.input), chunks.values)
+        state.fall_behind(slots)
+        self._advance(state, whole)
+
+    def _checked(self, state: State, slots: Tensor, chunks: Ragged, final: Tensor | None) -> Turn:
+        """What is to be done. Raises as `step` does, before any state changes."""
+        check_slots(state, slots, self.fingerprint)
+        check_chunks(state, slots, chunks, final, self.channels, self.dtype)
+        before = state.frames.index_select(0, slots)
+        after = before + chunks.lengths
+        if final is not None:
+            if not bool(final.any()):
+                final = None
+            else:
+                self._check_ends(slots, after, final)
+        self.admission.check(chunks, slots, before)
+        return Turn(slots, before, after, final)
 
     def _check_ends(self, slots: Tensor, after: Tensor, final: Tensor) -> None:
         refused = final & ~self.accepts(after)
@@ -297,6 +321,7 @@ class Program:
 
     def _forget(self, state: State, slots: Tensor) -> None:
         state.frames.index_fill_(0, slots, 0)
+        state.behind.index_fill_(0, slots, False)
         if not state.hidden:
             return
         (at,) = state.send(slots)
@@ -305,25 +330,29 @@ class Program:
             if isinstance(operator, Recurrence):
                 state.hidden[step.node.output.index].index_copy_(0, at, operator.initial.to(state.device).expand(len(slots), -1))
 
-    @torch.no_grad()
-    def _rebuild(self, state: State, slots: Int64[Tensor, "B"]) -> None:
-        """Recomputes every ring of `slots` from the sources' tails, as many streams at a time as have `max_step` frames to read."""
-        if not len(slots):
+    def _catch_up(self, state: State, slots: Int64[Tensor, "B"]) -> None:
+        """Recomputes every ring of those of `slots` that are behind, from the sources' tails, as many streams at a time as have
+        `max_step` frames to read."""
+        behind = state.those_behind(slots)
+        if behind is None:
             return
-        frames = state.frames.index_select(0, slots)
+        frames = state.frames.index_select(0, behind)
         if state.rounds is not None:
-            state.rounds.rebuild(state, WarmTurn(slots, frames, self.plan.warm))
-            return
-        read = frames.clamp(max=self.history).cumsum(0)
-        _, counts = torch.unique_consecutive(read // max(1, self.max_step - self.history), return_counts=True)
-        for part in torch.split(slots, counts.tolist()):
-            turn = WarmTurn(part, state.frames.index_select(0, part), self.plan.warm)
-            rows = {0: torch.empty(0, self.channels, dtype=self.dtype, device=state.device)}
-            span = turn.span(self.graph.input)
-            if span.rows:
-                store = state.stores[0]
-                rows[0] = store.stage(span.rows).copy_(from_ring(store, turn, span))
-            run(self.steps, state, turn, rows)
+            state.rounds.rebuild(state, WarmTurn(behind, frames, self.plan.warm))
+        else:
+            read = frames.clamp(max=self.history).cumsum(0)
+            _, counts = torch.unique_consecutive(read // max(1, self.max_step - self.history), return_counts=True)
+            for part, fed in zip(torch.split(behind, counts.tolist()), torch.split(frames, counts.tolist()), strict=True):
+                self._rebuild(state, WarmTurn(part, fed, self.plan.warm))
+        state.caught_up(behind)
+
+    def _rebuild(self, state: State, turn: WarmTurn) -> None:
+        rows = {0: torch.empty(0, self.channels, dtype=self.dtype, device=state.device)}
+        span = turn.span(self.graph.input)
+        if span.rows:
+            store = state.stores[0]
+            rows[0] = store.stage(span.rows).copy_(from_ring(store, turn, span))
+        run(self.steps, state, turn, rows)
 
 
 def _evaluate(count: Count, n: int | Tensor) -> int | Tensor:

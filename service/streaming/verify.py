@@ -51,7 +51,8 @@ def verify(
     """Streams random samples of the given lengths (those the program accepts, chosen around its history when not given).
 
     Every stream is fed twice, in different chunks, slots and company; in between it is frozen, thawed elsewhere, checkpointed and
-    rolled back; unused memory and other slots hold NaN. Raises AssertionError with the first difference: stream, index, values.
+    rolled back, and some chunks are absorbed; unused memory and other slots hold NaN. Raises AssertionError with the first
+    difference: stream, index, values.
     """
     chance = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -136,12 +137,16 @@ def _step(
         parts.insert(place, program.admission.garbage(chance.randint(1, 5)))
         slots.insert(place, neighbour)
         final.insert(place, False)
-    made = program.step(
-        state,
-        torch.tensor(slots),
-        Ragged(torch.cat(parts), torch.tensor([len(part) for part in parts])),
-        torch.tensor(final) if any(final) else None,
-    )
+    into, packed = torch.tensor(slots), Ragged(torch.cat(parts), torch.tensor([len(part) for part in parts]))
+    ends = torch.tensor(final) if any(final) else None
+    picture = program.checkpoint(state, into)
+    made = program.step(state, into, packed, ends)
+    if chance.random() < 0.3:
+        program.rollback(state, picture)
+        if chance.random() < 0.5:
+            # Nothing is fed, but every ring is true again, so that absorbing makes it untrue.
+            program.step(state, into, Ragged(packed.values[:0], torch.zeros_like(into)))
+        program.absorb(state, into, packed, ends)
     assert made.start is not None
     outputs = dict(zip(slots, zip(made.split(), made.start.tolist(), strict=True), strict=True))
     for stream in batch:

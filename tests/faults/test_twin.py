@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pytest
 
-from service.background import Beside
 from service.transport.interface import Committed, Partition
 from service.transport.memory import Fault
 from tests.cluster import PARTITIONS, Cluster, applications, at_once, when_waited_for
@@ -15,10 +14,13 @@ from tests.faults.states import wrong_states
 KEYS = [b"a", b"b", b"c", b"d", b"e", b"f"]
 
 
-@pytest.fixture(params=[at_once, when_waited_for], ids=["early", "late"])
+WAYS = {"early": (at_once, True), "late": (when_waited_for, True), "early, not recurrent": (at_once, False)}
+
+
+@pytest.fixture(params=WAYS)
 def cluster(request: pytest.FixtureRequest) -> Cluster:
-    beside: Beside = request.param
-    cluster = Cluster(applications())
+    beside, recurrent = WAYS[request.param]
+    cluster = Cluster(applications(recurrent=recurrent))
     cluster.beside = beside
     return cluster
 

@@ -28,7 +28,12 @@ def powers(draw: Any) -> Case:
     functions: list[Callable[[Tensor], Tensor]] = [
         lambda x: (x.abs() + 0.5) ** exponent,
         lambda x: torch.pow(-1.0 - x.tanh() / 2, int(exponent)),
-        lambda x: (x.tanh() * 0.9).atanh() + torch.exp2(x.clamp(-3, 3)) + torch.log2(x.abs() + 1) + torch.nan_to_num(x.log()),
+        lambda x: (
+            (x.tanh() * 0.9).atanh()
+            + torch.exp2(x.clamp(-3, 3))
+            + torch.log2(x.abs() + 1)
+            + torch.nan_to_num(torch.where(x > 0, x + 0.5, -1.0).log())
+        ),
         lambda x: torch.sinh(x.tanh()) + x.cosh().reciprocal() + torch.erfc(x) + x.atan() + x.sinc() + x.asinh(),
     ]
     return draw(surrounded(functions, draw(CHANNELS)))

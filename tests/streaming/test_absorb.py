@@ -1,0 +1,98 @@
+"""Chunks that are absorbed: the state is the one that stepping leaves, and nothing is computed before it is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from service.postprocess import Smooth
+from service.streaming import Program, Ragged, State, StreamLengthError, convert
+from service.streaming import program as module
+from tests.streaming.networks import PaddedBlock, UNet, tcn
+
+CHANNELS = {"TCN": 3, "U-Net": 2, "recurrent": 3}
+SLOTS = torch.tensor([3, 1, 4])
+
+
+def made(name: str) -> Program:
+    torch.manual_seed(0)
+    network = {"TCN": tcn(PaddedBlock), "U-Net": UNet(), "recurrent": nn.Sequential(tcn(PaddedBlock), Smooth(0.2))}[name]
+    return convert(network, CHANNELS[name], max_step=50)
+
+
+PROGRAMS = {name: made(name) for name in CHANNELS}
+
+
+def chunks(program: Program, lengths: list[int], seed: int = 0) -> Ragged:
+    generator = torch.Generator().manual_seed(seed)
+    return Ragged(torch.randn(sum(lengths), program.channels, generator=generator), torch.tensor(lengths))
+
+
+def both(program: Program) -> tuple[State, State]:
+    return program.new_state(6), program.new_state(6)
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+@given(lengths=st.lists(st.lists(st.integers(0, 90), min_size=3, max_size=3), min_size=1, max_size=4), more=st.integers(0, 40))
+def test_streams_go_on_from_it_as_if_it_had_been_stepped(name: str, lengths: list[list[int]], more: int) -> None:
+    program = PROGRAMS[name]
+    stepped, absorbed = both(program)
+    for seed, some in enumerate(lengths):
+        program.step(stepped, SLOTS, chunks(program, some, seed))
+        program.absorb(absorbed, SLOTS, chunks(program, some, seed))
+
+    assert program.positions(absorbed, SLOTS).tolist() == [sum(each) for each in zip(*lengths, strict=True)]
+    assert program.freeze(absorbed, SLOTS) == program.freeze(stepped, SLOTS)
+    last = chunks(program, [more, 0, 1], 99)
+    out, wanted = (program.step(state, SLOTS, last) for state in (absorbed, stepped))
+    assert torch.equal(out.values, wanted.values)
+    assert torch.equal(out.start, wanted.start)
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_a_stream_that_ends_leaves_its_slot_to_a_new_one(name: str) -> None:
+    program = PROGRAMS[name]
+    fresh, absorbed = both(program)
+    length = next(length for length in range(60, 90) if program.accepts(length))
+    program.absorb(absorbed, SLOTS, chunks(program, [length, 5, 6]), torch.tensor([True, False, False]))
+
+    assert program.positions(absorbed, SLOTS).tolist() == [0, 5, 6]
+    one = chunks(program, [30], 1)
+    out, wanted = (program.step(state, SLOTS[:1], one).values for state in (absorbed, fresh))
+    assert torch.equal(out, wanted)
+
+
+def test_it_refuses_what_a_step_refuses_and_nothing_has_changed() -> None:
+    program = PROGRAMS["U-Net"]
+    state = program.new_state(6)
+    illegal = next(length for length in range(1, 90) if not program.accepts(length))
+    before = program.freeze(state, SLOTS)
+    with pytest.raises(StreamLengthError):
+        program.absorb(state, SLOTS, chunks(program, [4, illegal, 2]), torch.tensor([False, True, False]))
+    with pytest.raises(ValueError, match="lengths sum to"):
+        program.absorb(state, SLOTS, Ragged(torch.zeros(7, program.channels), torch.tensor([1, 2, 3])))
+    assert program.freeze(state, SLOTS) == before
+
+
+def test_a_stream_that_could_not_be_computed_is_computed_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory, for one; the caller feeds fewer streams at a time, and no ring holds what it held before."""
+    program = PROGRAMS["TCN"]
+    stepped, absorbed = both(program)
+    some, more = chunks(program, [60, 70, 80]), chunks(program, [2, 2, 2], 1)
+    program.step(stepped, SLOTS, some)
+    program.absorb(absorbed, SLOTS, some)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run", fails)
+        with pytest.raises(MemoryError):
+            program.step(absorbed, SLOTS, more)
+
+    assert torch.equal(program.step(absorbed, SLOTS, more).values, program.step(stepped, SLOTS, more).values)
+
+
+def fails(*_: Any) -> Tensor:
+    raise MemoryError
