@@ -63,6 +63,7 @@ class Group:
         self._places: tuple[list[int], tuple[Tensor, Tensor, Tensor]] | None = None
         self._seen: dict[tuple[object, ...], int | Regular] = {}
         self._kept = 0
+        self._rebuilt: tuple[object, list[Tensor]] = (None, [])
 
     def addresses(self, turn: Turn, out: Span, into: Span, stores: Mapping[int, Store]) -> list[Int[Tensor, "M*k"]]:
         """Per reading, the rows of its store, or of its packed input where that has no store, window after window."""
@@ -70,12 +71,15 @@ class Group:
         regular = self._regular(turn, out, into, read)
         if regular is not None:
             return regular.addresses(turn, into)
+        shape = self._shape_rebuilt(turn, out, into, read)
+        if shape is not None and shape == self._rebuilt[0]:
+            return self._rebuilt[1]
         rows = origins(turn, out, into, self.stride, self.per)
         ahead = rows.ahead + self.offsets
         if self.edge is not Edge.FILL:
             ahead = self._inside(turn, out, into, rows, ahead)
         found = ahead + (rows.packed + read[0].stage_at if read else rows.packed)
-        if any(store.depth for store in read):
+        if any(store.depth for store in read) and not isinstance(turn, WarmTurn):
             depth, mask, ring_at = self._rings(read)
             in_ring = ahead + rows.phase
             in_ring &= mask
@@ -89,7 +93,21 @@ class Group:
             self._fill(turn, out, into, rows, ahead, found, read[0].fills)
         if out.beyond is not None:
             found.masked_fill_(out.beyond, 0)
-        return list(found.view(len(self.readings), self.taps, -1).transpose(1, 2).reshape(len(self.readings), -1).unbind())
+        made = list(found.view(len(self.readings), self.taps, -1).transpose(1, 2).reshape(len(self.readings), -1).unbind())
+        if shape is not None:
+            self._rebuilt = (shape, made)
+        return made
+
+    def _shape_rebuilt(self, turn: Turn, out: Span, into: Span, read: Sequence[Store]) -> object:
+        """Where rings of streams that are all alike are rebuilt, and what is read is staged: what the addresses depend on; None
+        where more counts."""
+        if not isinstance(turn, WarmTurn) or out.each is None or into.each is None or out.beyond is not None:
+            return None
+        if self.per != 1 or self.edge is not Edge.FILL or self._padding(out):
+            return None
+        lead = _lead(turn, out, into, self.stride)
+        stage_at = read[0].stage_at if read else 0
+        return None if lead is None else (len(turn.slots), out.each, into.each, lead, stage_at)
 
     def _regular(self, turn: Turn, out: Span, into: Span, read: Sequence[Store]) -> Regular | None:
         """What is known of rounds like this one, where it is a regular one and the like came before."""

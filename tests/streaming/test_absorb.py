@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -38,6 +38,7 @@ def both(program: Program) -> tuple[State, State]:
 
 
 @pytest.mark.parametrize("name", CHANNELS)
+@settings(deadline=None, max_examples=40)
 @given(lengths=st.lists(st.lists(st.integers(0, 90), min_size=3, max_size=3), min_size=1, max_size=4), more=st.integers(0, 40))
 def test_streams_go_on_from_it_as_if_it_had_been_stepped(name: str, lengths: list[list[int]], more: int) -> None:
     program = PROGRAMS[name]
