@@ -34,19 +34,20 @@ PARTITIONS = 4
 KEYS = 60
 
 _VALUES = [chunk(1_700_000_000_000 + 4 * number, 1 + number % 4, seed=number) for number in range(97)]
-_CONVERTED: list[Application] = []
+_CONVERTED: dict[bool, Application] = {}
 
 
 def converted(config: Config) -> Application:
-    """The application of `config`; the network is converted once for all that differ in names and times alone."""
-    if not _CONVERTED:
-        _CONVERTED.append(Application.from_config(config))
-    return replace(_CONVERTED[0], config=config)
+    """The application of `config`; a network is converted once for all that differ in names and times alone."""
+    recurrent = bool(config.postprocess)
+    if recurrent not in _CONVERTED:
+        _CONVERTED[recurrent] = Application.from_config(config)
+    return replace(_CONVERTED[recurrent], config=config)
 
 
 class Scene:
     """`bootstrap` is where the checker looks; the workers may be told another address by `kafka`. `ends` is the share of records
-    that end their key's stream."""
+    that end their key's stream. Unless `recurrent`, a stream's future depends on its last samples alone."""
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Scene:
         ends: float = 0.02,
         state: dict[str, Any] | None = None,
         model: dict[str, Any] | None = None,
+        recurrent: bool = True,
         seed: int = 5,
     ) -> None:
         self.name = f"app-{uuid.uuid4().hex[:8]}"
@@ -79,8 +81,8 @@ class Scene:
             "group": {"static": static, "session_timeout": session},
             "state": {"slots": 64, "snapshot_every": snapshots} | (state or {}),
         }
-        if model:
-            self._settings |= {"model": model, "postprocess": []}
+        self._settings |= {"model": model} if model else {}
+        self._settings |= {"postprocess": []} if model or not recurrent else {}
         self._folder = Path(tempfile.mkdtemp(prefix="penstock-faults-"))
         self.config = load(self.path())
         self.application = Application.from_config(self.config) if model else converted(self.config)
