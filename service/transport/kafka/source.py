@@ -8,7 +8,6 @@ runs a callback it returns afterwards, so a start from inside a callback takes e
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +26,7 @@ from service.transport.kafka.reader import KafkaReader
 _LOG = logging.getLogger("penstock.kafka")
 _RETRY_START = 0.01  # seconds
 _JOIN_AGAIN = 1.0
-_WAKE = 0.001
+_WAKE = 0.25  # seconds; a request that times out costs the connection
 
 _COORDINATOR_AWAY = {
     KafkaError._TIMED_OUT,
@@ -192,25 +191,34 @@ class KafkaSource:
         return OperatorActionRequired(f"{where.topic}[{where.partition}]: the position is outside the log, {reach}: {error.str()}")
 
     def _apply_starts(self) -> None:
-        for partition, offset in list(self._starts.items()):
-            at = TopicPartition(partition.topic, partition.partition, offset)
-            try:
-                self._consumer.seek(at)
-            except KafkaException as error:
-                if reason(error).code() in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS):
-                    return
-                raise self._trouble.unavailable(f"starting {partition.topic}[{partition.partition}]", reason(error)) from None
-            if partition not in self._paused:
-                self._resume([at])
-            self._started.add(partition)
-            del self._starts[partition]
+        begun = []
+        try:
+            for partition, offset in list(self._starts.items()):
+                at = TopicPartition(partition.topic, partition.partition, offset)
+                try:
+                    self._consumer.seek(at)
+                except KafkaException as error:
+                    if reason(error).code() in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS):
+                        return
+                    raise self._trouble.unavailable(f"starting {partition.topic}[{partition.partition}]", reason(error)) from None
+                if partition not in self._paused:
+                    begun.append(at)
+                self._started.add(partition)
+                del self._starts[partition]
+        finally:
+            self._resume(begun)
 
     def _resume(self, partitions: list[TopicPartition]) -> None:
         self._consumer.resume(partitions)
+        until = time.monotonic() + _WAKE
         for at in partitions:
             # librdkafka's thread for a broker sleeps for up to a second when it had nothing to fetch; a request wakes it.
-            with contextlib.suppress(KafkaException):
+            try:
                 self._consumer.get_watermark_offsets(at, timeout=_WAKE)
+            except KafkaException:
+                return
+            if time.monotonic() > until:
+                return
 
     def _on_assign(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
         placeholders = [TopicPartition(at.topic, at.partition, 0) for at in partitions]
