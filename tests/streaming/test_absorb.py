@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,13 +20,11 @@ CHANNELS = {"TCN": 3, "U-Net": 2, "recurrent": 3}
 SLOTS = torch.tensor([3, 1, 4])
 
 
+@cache
 def made(name: str) -> Program:
     torch.manual_seed(0)
     network = {"TCN": tcn(PaddedBlock), "U-Net": UNet(), "recurrent": nn.Sequential(tcn(PaddedBlock), Smooth(0.2))}[name]
     return convert(network, CHANNELS[name], max_step=50)
-
-
-PROGRAMS = {name: made(name) for name in CHANNELS}
 
 
 def chunks(program: Program, lengths: list[int], seed: int = 0) -> Ragged:
@@ -41,7 +40,7 @@ def both(program: Program) -> tuple[State, State]:
 @settings(deadline=None, max_examples=40)
 @given(lengths=st.lists(st.lists(st.integers(0, 90), min_size=3, max_size=3), min_size=1, max_size=4), more=st.integers(0, 40))
 def test_streams_go_on_from_it_as_if_it_had_been_stepped(name: str, lengths: list[list[int]], more: int) -> None:
-    program = PROGRAMS[name]
+    program = made(name)
     stepped, absorbed = both(program)
     for seed, some in enumerate(lengths):
         program.step(stepped, SLOTS, chunks(program, some, seed))
@@ -57,7 +56,7 @@ def test_streams_go_on_from_it_as_if_it_had_been_stepped(name: str, lengths: lis
 
 @pytest.mark.parametrize("name", CHANNELS)
 def test_a_stream_that_ends_leaves_its_slot_to_a_new_one(name: str) -> None:
-    program = PROGRAMS[name]
+    program = made(name)
     fresh, absorbed = both(program)
     length = next(length for length in range(60, 90) if program.accepts(length))
     program.absorb(absorbed, SLOTS, chunks(program, [length, 5, 6]), torch.tensor([True, False, False]))
@@ -69,7 +68,7 @@ def test_a_stream_that_ends_leaves_its_slot_to_a_new_one(name: str) -> None:
 
 
 def test_it_refuses_what_a_step_refuses_and_nothing_has_changed() -> None:
-    program = PROGRAMS["U-Net"]
+    program = made("U-Net")
     state = program.new_state(6)
     illegal = next(length for length in range(1, 90) if not program.accepts(length))
     before = program.freeze(state, SLOTS)
@@ -82,7 +81,7 @@ def test_it_refuses_what_a_step_refuses_and_nothing_has_changed() -> None:
 
 def test_a_stream_that_could_not_be_computed_is_computed_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of memory, for one; the caller feeds fewer streams at a time, and no ring holds what it held before."""
-    program = PROGRAMS["TCN"]
+    program = made("TCN")
     stepped, absorbed = both(program)
     some, more = chunks(program, [60, 70, 80]), chunks(program, [2, 2, 2], 1)
     program.step(stepped, SLOTS, some)
