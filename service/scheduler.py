@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from service.codec.interface import Decoder, Refusal
 from service.refused import Refusals
 from service.rows import Rows, changes, concatenate, rounds
-from service.state import CLEAN, Frozen, Snapshot, Streams
+from service.state import CLEAN, Streams
 from service.transport.interface import RecordBatch
 
 
@@ -142,10 +142,8 @@ class Scheduler:
     def _pack(self, rows: Rows, live: bool) -> Batch | None:
         slots = self._locate(rows, live)
         table = self._streams.table
-        # Replayed records that a stream's snapshot already contains, and ends of keys that have no stream.
-        keep = (slots > 0) & (rows.offsets >= table.column("position")[slots])
         order = np.lexsort((slots, rows.tasks)) if len(rows) else np.zeros(0, np.int64)
-        order = order[keep[order]]
+        order = order[slots[order] > 0]  # without the ends of keys that have no stream
         if not len(order):
             return None
         rows, slots = rows.take(order), slots[order]
@@ -185,33 +183,17 @@ class Scheduler:
                 if slot is None:
                     unknown.setdefault(int(rows.tasks[row]), {})[rows.keys[row]] = None
             self._streams.make_room(sum(map(len, unknown.values())), {slot for slot in found if slot is not None})
-            frozen = self._thaw(rows, found, unknown, live)
+            for task, keys in unknown.items():
+                if frozen := self._streams.find(task, keys):
+                    self._streams.thaw(task, frozen, live)
             for row, slot in enumerate(found):
                 if slot is None:
                     task, key = int(rows.tasks[row]), rows.keys[row]
                     slot = index[task].get(key)
-                    if slot is None and not rows.ends[row] and key not in frozen[task]:
+                    if slot is None and not rows.ends[row]:
                         slot = self._streams.open(task, key, int(rows.offsets[row]), float(rows.rates[row]), live)
                     found[row] = slot or 0
         return np.array(found, np.int64)
-
-    def _thaw(
-        self, rows: Rows, found: list[int | None], unknown: dict[int, dict[bytes, None]], live: bool
-    ) -> dict[int, dict[bytes, tuple[Frozen, Snapshot]]]:
-        """Thaw the frozen streams among the unknown, all of a task at once, and give back all that are frozen; those whose records
-        their snapshots contain stay so."""
-        frozen = {task: self._streams.find(task, keys) for task, keys in unknown.items()}
-        wanted: dict[int, dict[bytes, tuple[Frozen, Snapshot]]] = {task: {} for task in frozen}
-        for row, slot in enumerate(found):
-            if slot is None:
-                task, key = int(rows.tasks[row]), rows.keys[row]
-                stream = frozen[task].get(key)
-                if stream is not None and rows.offsets[row] >= stream[1].positions[0]:
-                    wanted[task][key] = stream
-        for task, streams in wanted.items():
-            if streams:
-                self._streams.thaw(task, streams, live)
-        return frozen
 
     def _times(
         self, rows: Rows, slots: Int64[np.ndarray, "R"], first: Int64[np.ndarray, "R"], ready: Int64[np.ndarray, "R"]

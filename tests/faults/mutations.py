@@ -61,6 +61,18 @@ MUTATIONS = [
         "        self._streams.settle()\n",
     ),
     Mutation(
+        "rings surviving an abort",
+        "service/streaming/program.py",
+        "        state.fall_behind(checkpoint.slots)\n",
+        "",
+    ),
+    Mutation(
+        "rings as they were before a replay",
+        "service/streaming/program.py",
+        "        state.fall_behind(slots)\n        self._advance(",
+        "        self._advance(",
+    ),
+    Mutation(
         "stale membership",
         "service/commits.py",
         "self.epoch.send(offsets, self._assignment.source.group())",
@@ -90,8 +102,8 @@ MUTATIONS = [
     Mutation(
         "replay feeds what a snapshot contains",
         "service/scheduler.py",
-        'keep = (slots > 0) & (rows.offsets >= table.column("position")[slots])',
-        "keep = slots > 0",
+        "if batch.offsets[row] >= begun.get(key, 0)]",
+        "]",
     ),
     Mutation(
         "snapshots read to the last stable offset only",
