@@ -56,7 +56,7 @@ class Feeder:
         ended = []
         for batch in self._scheduler.batches(self._scheduler.decode(self._scheduler.missing(records), refused), live=False):
             with _named():
-                self._streams.absorb(batch.slots, batch.values, batch.lengths, batch.final)
+                self._streams.absorb(batch)
             ended += self._scheduler.settle(batch, self._clock())
         self._metrics.replayed(sum(map(len, records)))
         return ended
@@ -98,7 +98,7 @@ class Feeder:
     def _step(self, batch: Batch, records: Sequence[RecordBatch], epoch: Epoch) -> list[DeadLetter]:
         self._streams.protect(batch.slots)
         with self._metrics.stepping(len(batch.slots), len(batch.values)), _named():
-            values, lengths = self._streams.feed(batch.slots, batch.values, batch.lengths, batch.final)
+            values, lengths = self._streams.feed(batch)
         letters = []
         for keys, outputs in predictions(batch, values, lengths, self._streams.table, self._topic):
             with self._metrics.encoding(len(keys)):

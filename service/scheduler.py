@@ -13,12 +13,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float64, Int64
 
 from service.codec.interface import Decoder, Refusal
 from service.refused import Refusals
 from service.rows import Rows, changes, concatenate, rounds
-from service.state import CLEAN, Streams
+from service.state import CLEAN, Packed, Streams
 from service.transport.interface import RecordBatch
 
 
@@ -32,7 +32,7 @@ class DeadLetter:
 
 
 @dataclass(slots=True)
-class Batch:
+class Batch(Packed):
     """One packed, ragged step over B streams, and the R records (ordered by task, then stream, then offset) it is made of.
 
     `first` is the frame index of each record's first sample; `ready` and `done` the indices of the first output it completes and
@@ -40,10 +40,6 @@ class Batch:
     records (by row) that end a stream at a length at which the offline module raises.
     """
 
-    slots: Int64[np.ndarray, "B"]
-    values: Float32[np.ndarray, "N C"]
-    lengths: Int64[np.ndarray, "B"]
-    final: Bool[np.ndarray, "B"] | None
     rows: Rows
     owner: Int64[np.ndarray, "R"]
     first: Int64[np.ndarray, "R"]

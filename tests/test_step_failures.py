@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from service.codec.interface import Reason, Refusal
 from service.errors import StepFailed
 from service.refused import RefusedRecords
-from service.state import Streams
+from service.state import Packed, Streams
 from service.streaming import Ragged
 from service.transport.memory import Fault
 from tests.cluster import Cluster, applications, audited, letters, when_waited_for
@@ -93,9 +92,9 @@ def test_many_at_fault_among_many(cluster: Cluster) -> None:
 def test_finding_it_takes_few_steps(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     feed, steps = Streams.feed, []
 
-    def counted(self: Streams, slots: np.ndarray, *others: object) -> object:
-        steps.append(len(slots))
-        return feed(self, slots, *others)  # type: ignore[arg-type]
+    def counted(self: Streams, packed: Packed) -> object:
+        steps.append(len(packed.slots))
+        return feed(self, packed)
 
     monkeypatch.setattr(Streams, "feed", counted)
     for number in range(200):
@@ -221,11 +220,11 @@ def test_a_batch_too_large_for_memory_is_fed_in_parts_and_nobody_is_refused(
     feed = Streams.feed
     largest = []
 
-    def limited(self: Streams, slots: np.ndarray, values: np.ndarray, *others: object) -> object:
-        if len(values) > 20:
+    def limited(self: Streams, packed: Packed) -> object:
+        if len(packed.values) > 20:
             raise MemoryError
-        largest.append(len(values))
-        return feed(self, slots, values, *others)  # type: ignore[arg-type]
+        largest.append(len(packed.values))
+        return feed(self, packed)
 
     monkeypatch.setattr(Streams, "feed", limited)
     for key in itertools.islice(itertools.cycle([b"a", b"b", b"c"]), 15):

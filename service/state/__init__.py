@@ -4,7 +4,7 @@ from service.state.cold import ColdStreams, Frozen
 from service.state.dirty import SnapshotPolicy, replay_from
 from service.state.disk import Mark, Origin, SnapshotDisk
 from service.state.snapshot import Snapshot
-from service.state.streams import Chosen, Streams
+from service.state.streams import Chosen, Packed, Streams
 from service.state.table import CLEAN, FREE, SlotTable
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Frozen",
     "Mark",
     "Origin",
+    "Packed",
     "SlotTable",
     "Snapshot",
     "SnapshotDisk",

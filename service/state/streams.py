@@ -43,6 +43,16 @@ class Chosen:
 
 
 @dataclass(slots=True)
+class Packed:
+    """The chunks of B streams, one after another; `final` marks those that end with it."""
+
+    slots: Slots
+    values: Float32[np.ndarray, "N C"]
+    lengths: Int64[np.ndarray, "B"]
+    final: Bool[np.ndarray, "B"] | None
+
+
+@dataclass(slots=True)
 class _Picture:
     """Slots as they were before the epoch changed them."""
 
@@ -210,38 +220,21 @@ class Streams:
             checkpoint = self.program.checkpoint(self.state, self._tensor(fresh))
             self._undo.pictures.append(_Picture(fresh, self.table.rows[fresh], checkpoint))
 
-    def feed(
-        self,
-        slots: Slots,
-        values: Float32[np.ndarray, "N C"],
-        lengths: Int64[np.ndarray, "B"],
-        final: Bool[np.ndarray, "B"] | None,
-    ) -> tuple[Float32[np.ndarray, "M C_out"], Int64[np.ndarray, "B"]]:
-        """One packed step; the outputs' values and how many each stream got."""
-        out = self.program.step(self.state, *self._packed(slots, values, lengths, final))
+    def feed(self, packed: Packed) -> tuple[Float32[np.ndarray, "M C_out"], Int64[np.ndarray, "B"]]:
+        """One step; the outputs' values and how many each stream got."""
+        out = self.program.step(self.state, *self._used(packed))
         return out.values.numpy(), out.lengths.numpy()
 
-    def absorb(
-        self,
-        slots: Slots,
-        values: Float32[np.ndarray, "N C"],
-        lengths: Int64[np.ndarray, "B"],
-        final: Bool[np.ndarray, "B"] | None,
-    ) -> None:
+    def absorb(self, packed: Packed) -> None:
         """The same without outputs."""
-        self.program.absorb(self.state, *self._packed(slots, values, lengths, final))
+        self.program.absorb(self.state, *self._used(packed))
 
-    def _packed(
-        self,
-        slots: Slots,
-        values: Float32[np.ndarray, "N C"],
-        lengths: Int64[np.ndarray, "B"],
-        final: Bool[np.ndarray, "B"] | None,
-    ) -> tuple[Int64[torch.Tensor, "B"], Ragged, Bool[torch.Tensor, "B"] | None]:
+    def _used(self, packed: Packed) -> tuple[Int64[torch.Tensor, "B"], Ragged, Bool[torch.Tensor, "B"] | None]:
+        """As the program takes them; their slots have been used just now."""
         self._steps += 1
-        self.table.rows["used"][slots] = self._steps
-        packed = Ragged(torch.from_numpy(values), torch.from_numpy(lengths))
-        return self._tensor(slots), packed, None if final is None else torch.from_numpy(final)
+        self.table.rows["used"][packed.slots] = self._steps
+        chunks = Ragged(torch.from_numpy(packed.values), torch.from_numpy(packed.lengths))
+        return self._tensor(packed.slots), chunks, None if packed.final is None else torch.from_numpy(packed.final)
 
     def end(self, slots: Slots, live: bool) -> None:
         """These streams are over: their keys are free for new streams at once, their slots after `settle`."""

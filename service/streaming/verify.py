@@ -139,9 +139,9 @@ def _step(
         final.insert(place, False)
     into, packed = torch.tensor(slots), Ragged(torch.cat(parts), torch.tensor([len(part) for part in parts]))
     ends = torch.tensor(final) if any(final) else None
-    picture = program.checkpoint(state, into)
+    picture = program.checkpoint(state, into) if chance.random() < 0.3 else None
     made = program.step(state, into, packed, ends)
-    if chance.random() < 0.3:
+    if picture is not None:
         program.rollback(state, picture)
         if chance.random() < 0.5:
             # Nothing is fed, but every ring is true again, so that absorbing makes it untrue.

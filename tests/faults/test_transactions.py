@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import orjson
 import pytest
 import torch
 
 from service.errors import EpochAborted
+from service.state import Packed
 from service.task import Phase
 from service.transport.interface import Isolation, Partition, Sink
 from service.worker import Worker
@@ -92,10 +92,10 @@ def _stalling(worker: Worker, feed: Callable[..., Any], seconds: float) -> Calla
     """Stands still once, in an epoch that has published something: before that the broker knows of no transaction."""
     left = [seconds]
 
-    def stalled(*arguments: Any) -> Any:
+    def stalled(packed: Packed) -> Any:
         if left and worker.commits.epoch.predictions:
             threading.Event().wait(left.pop())
-        return feed(*arguments)
+        return feed(packed)
 
     return stalled
 
@@ -125,10 +125,10 @@ BAD = 77
 
 
 def _failing(feed: Callable[..., Any]) -> Callable[..., Any]:
-    def fails(slots: Any, values: np.ndarray, *more: Any) -> Any:
-        if (values == BAD).any():
+    def fails(packed: Packed) -> Any:
+        if (packed.values == BAD).any():
             raise torch.OutOfMemoryError("no memory left for this batch")
-        return feed(slots, values, *more)
+        return feed(packed)
 
     return fails
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.state import Chosen, Streams
+from service.state import Chosen, Packed, Streams
 from tests.cluster import applications
 
 
@@ -21,7 +21,7 @@ def streams() -> Streams:
 
 
 def feed(streams: Streams, slot: int) -> None:
-    streams.feed(np.array([slot]), np.ones((1, 2), np.float32), np.array([1]), None)
+    streams.feed(Packed(np.array([slot]), np.ones((1, 2), np.float32), np.array([1]), None))
     streams.table.rows["frames"][slot] += 1
     streams.table.rows["dirty_since"][slot] = 1
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -85,8 +84,9 @@ class FilledSpan(Span):
             self._in_tiles[size] = tiles
         return tiles
 
-    def last(self, count: int) -> NoReturn:
-        raise NotImplementedError("how many rows a stream has is not known before the round")
+    @cached_property
+    def longest(self) -> int:
+        raise AssertionError("how many rows a stream has is not known before the round; asking the device would make the host wait")
 
 
 class FilledTurn(Turn):

@@ -1,9 +1,9 @@
 """A group member on Kafka.
 
 New partitions are assigned paused, and `start` makes them deliver. How that is done rests on three properties of librdkafka
-(docs/adr/0004-transport-start.md). A partition is paused before it is assigned, or a fetch from the placeholder could outrun the
-pause. `seek` fails until an assignment has been served, and is tried again. What one `consume` call has collected when it
-runs a callback it returns afterwards, so a start from inside a callback takes effect after the call.
+(docs/adr/0004-transport-start.md). A partition is paused before it is assigned, or a fetch from its provisional offset could
+outrun the pause. `seek` fails until an assignment has been served, and is tried again. What one `consume` call has collected
+when it runs a callback it returns afterwards, so a start from inside a callback takes effect after the call.
 """
 
 from __future__ import annotations
@@ -221,14 +221,14 @@ class KafkaSource:
                 return
 
     def _on_assign(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
-        placeholders = [TopicPartition(at.topic, at.partition, 0) for at in partitions]
-        for at in placeholders:
+        provisional = [TopicPartition(at.topic, at.partition, 0) for at in partitions]
+        for at in provisional:
             consumer.get_watermark_offsets(at, cached=True)  # makes the partition known, so that it can be paused
-        consumer.pause(placeholders)
+        consumer.pause(provisional)
         if self._properties.incremental:
-            consumer.incremental_assign(placeholders)
+            consumer.incremental_assign(provisional)
         else:
-            consumer.assign(placeholders)
+            consumer.assign(provisional)
         new = [Partition(at.topic, at.partition) for at in partitions]
         self._assigned.update(new)
         self._lost = False
