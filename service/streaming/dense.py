@@ -28,8 +28,8 @@ MORE = 1.5
 """Up to how many elements per gathered one of the windows a stretch may have."""
 AGAIN = 3
 """How often a shape has to come before it is tried: oneDNN generates code for each, which takes milliseconds."""
-TURNS = 4
-"""How often each way is tried; the shortest time counts."""
+TURNS = 9
+"""How often each way is tried. Each dense round is compared with the one before: a machine is slow for longer than that."""
 REMEMBERED = 256
 
 
@@ -40,15 +40,18 @@ class Trial:
         self.dense = False
         self.settled = False
         self._rounds = 0
-        self._seconds = [inf, inf]
+        self._before = inf
+        self._quicker = 0
 
     def took(self, seconds: float) -> None:
         """The round that just ended took so long."""
-        self._seconds[self.dense] = min(self._seconds[self.dense], seconds)
         self._rounds += 1
+        if self.dense:
+            self._quicker += seconds < self._before
+        self._before = seconds
         self.settled = self._rounds == AGAIN + 2 * TURNS
         if self.settled:
-            self.dense = self._seconds[True] < self._seconds[False]
+            self.dense = 2 * self._quicker > TURNS
         elif self._rounds >= AGAIN:
             self.dense = not self.dense
 

@@ -68,12 +68,14 @@ def test_networks_take_the_dense_way_for_long_chunks_only(name: str, monkeypatch
 
 
 @pytest.mark.parametrize("quicker", [False, True])
-def test_the_way_that_took_less_at_best_is_kept(quicker: bool) -> None:
+def test_the_way_that_is_quicker_more_often_is_kept(quicker: bool) -> None:
+    """However slow the machine is for some rounds, and though the other way was very quick once."""
     trial, tried = Trial(), []
     while not trial.settled:
         tried.append(trial.dense)
-        disturbed = 9.0 if len(tried) % 3 else 0.0
-        trial.took(disturbed + (1.0 if trial.dense is quicker else 2.0))
+        slow = 7.0 if 8 <= len(tried) < 14 else 0.0
+        lucky = len(tried) in (AGAIN + 1, AGAIN + 2) and trial.dense is not quicker
+        trial.took(0.1 if lucky else slow + (1.0 if trial.dense is quicker else 2.0))
 
     assert trial.dense is quicker
     assert tried[:AGAIN] == [False] * AGAIN
