@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from service.errors import OffsetsPending, PenstockError, TransportUnavailable
 from service.transport.interface import Membership, Partition, Transport
@@ -113,18 +116,24 @@ class Program:
 
 @contextmanager
 def running(name: str, command: Sequence[str | Path], log: Path) -> Iterator[Program]:
-    """The program in a process of its own, stopped by SIGTERM at the end as an operator would."""
+    """The program in a process of its own, stopped by SIGTERM at the end, and when this process is. For the main thread only."""
     with open(log, "wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         yield Program(name, process, log)
     finally:
+        signal.signal(signal.SIGTERM, before)
         process.terminate()
         try:
             process.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _end(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def wait(done: Callable[[], bool], what: str, timeout: float) -> None:

@@ -1,5 +1,6 @@
 """How a rate comes from what a group has committed."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -38,3 +39,13 @@ def test_a_program_is_stopped_at_the_end(tmp_path: Path) -> None:
     with running("peer", command, tmp_path / "log") as program:
         program.expect_running()
     assert program.process.poll() is not None
+
+
+def test_a_program_is_stopped_when_the_bench_is_told_to_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import signal; signal.pause()"]
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, running("peer", command, tmp_path / "log") as program:
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+    assert program.process.poll() is not None
+    assert signal.getsignal(signal.SIGTERM) is before
