@@ -12,8 +12,9 @@ from torch import Tensor
 
 from service.streaming.kernels import OneDnn
 from service.streaming.lowering import lowers
-from service.streaming.numerics import Gemm, Numerics
-from service.streaming.operator import Convolvable, Operator, Window, Windows
+from service.streaming.numerics import Numerics
+from service.streaming.operator import Convolvable, Window, Windows
+from service.streaming.operators.filters import Filters
 from service.streaming.symbol import Layout, Symbol
 from service.streaming.tracing import Trace
 
@@ -21,7 +22,7 @@ MOST_PACKED = 16
 """Shapes of dense convolutions for which arranged filters are kept."""
 
 
-class Convolution(Convolvable):
+class Convolution(Filters, Convolvable):
     """`torch.nn.functional.conv1d` with zero padding (left, right)."""
 
     name = "conv1d"
@@ -36,23 +37,12 @@ class Convolution(Convolvable):
         groups: int,
         numerics: Numerics,
     ) -> None:
-        self.channels, self.depth, taps = weight.shape
-        self.groups = groups
+        super().__init__(weight, bias, groups, numerics)
+        self.channels = self.outward
         self.right = padding[1]
-        self.rectified = False
-        self.window = Window(stride, tuple(tap * dilation - padding[0] for tap in range(taps)))
-        self._packed: dict[torch.Size, Tensor] = {}
-        self.depthwise = groups > 1 and self.depth == 1 and self.channels == groups
-        self.weight, self.bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
+        self.window = Window(stride, tuple(tap * dilation - padding[0] for tap in range(weight.shape[2])))
         self.filters = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        if self.depthwise:
-            self.tap_weights: Float[Tensor, "k C"] = self.weight.squeeze(1).t().contiguous()
-            self.start = self.weight.new_zeros(self.channels) if self.bias is None else self.bias
-        else:
-            biases = [None] * groups if self.bias is None else list(self.bias.chunk(groups))
-            # The order of the gathered columns is tap, then channel.
-            matrices = [part.permute(2, 1, 0).reshape(taps * self.depth, -1) for part in self.weight.chunk(groups)]
-            self.gemms = [Gemm(matrix, bias, numerics) for matrix, bias in zip(matrices, biases, strict=True)]
+        self._packed: dict[torch.Size, Tensor] = {}
 
     def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
         values = windows.values
@@ -88,20 +78,6 @@ class Convolution(Convolvable):
             made = F.conv2d(images, self.filters, self.bias, strides, 0, dilations, self.groups)
         made = made.permute(0, 2, 3, 1).reshape(-1, self.channels)
         return made.relu_() if self.rectified else made
-
-    def products(self) -> tuple[Gemm, ...]:
-        return () if self.depthwise else tuple(self.gemms)
-
-    def absorbs(self, follower: Operator) -> bool:
-        if self.depthwise or follower.name != "relu" or self.rectified:
-            return False
-        self.rectified = True
-        for product in self.gemms:
-            product.rectified = True
-        return True
-
-    def weights(self) -> tuple[Tensor, ...]:
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
     def describe(self) -> str:
         return f"conv1d(window={self.window}, right={self.right}, groups={self.groups})" + " relu" * self.rectified

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from service.streaming.lowering import lowers
-from service.streaming.numerics import Gemm, Numerics
-from service.streaming.operator import Operator, Pointwise, Window, Windowed, Windows
+from service.streaming.numerics import Numerics
+from service.streaming.operator import Pointwise, Window, Windows
+from service.streaming.operators.filters import Filters
 from service.streaming.operators.spectrogram import Grid, Image, image
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
@@ -21,7 +22,7 @@ PIECE = 1 << 22
 """Numbers that are laid out for one product at a time."""
 
 
-class Convolution2d(Windowed):
+class Convolution2d(Filters):
     """`F.conv2d`, zero padding included; `weight [C_out, C_group, frequencies, taps]`."""
 
     name = "conv2d"
@@ -38,25 +39,15 @@ class Convolution2d(Windowed):
         groups: int,
         numerics: Numerics,
     ) -> None:
-        self.weight, self.bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
-        outward, self.depth, height, taps = weight.shape
-        self.groups, self.height, self.outward = groups, height, outward
+        super().__init__(weight, bias, groups, numerics)
+        height, taps = weight.shape[2:]
+        self.height = height
         self.frequencies, self.below = frequencies, below
         self.step, self.apart = stride.frequency, dilation.frequency
         self.made = (frequencies + sum(below) - (height - 1) * self.apart - 1) // self.step + 1
-        self.channels = self.made * outward
+        self.channels = self.made * self.outward
         self.right = around[1]
         self.window = Window(stride.time, tuple(tap * dilation.time - around[0] for tap in range(taps)))
-        self.depthwise = groups > 1 and self.depth == 1 and outward == groups
-        self.rectified = False
-        if self.depthwise:
-            self.tap_weights: Float[Tensor, "k f C"] = self.weight.squeeze(1).permute(2, 1, 0).contiguous()
-            self.start = self.weight.new_zeros(outward) if self.bias is None else self.bias
-        else:
-            biases = [None] * groups if self.bias is None else list(self.bias.chunk(groups))
-            # The order of the columns is tap, then frequency, then channel.
-            matrices = [part.permute(3, 2, 1, 0).reshape(taps * height * self.depth, -1) for part in self.weight.chunk(groups)]
-            self.gemms = [Gemm(matrix, bias, numerics) for matrix, bias in zip(matrices, biases, strict=True)]
 
     def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
         _, taps, width = windows.values.shape
@@ -85,20 +76,6 @@ class Convolution2d(Windowed):
             pieces = zip(self.gemms, torch.split(patches, self.depth, dim=4), strict=True)
             result = torch.cat([product(part.reshape(count * self.made, -1)) for product, part in pieces], 1)
         return result.reshape(count, self.channels)
-
-    def products(self) -> tuple[Gemm, ...]:
-        return () if self.depthwise else tuple(self.gemms)
-
-    def absorbs(self, follower: Operator) -> bool:
-        if self.depthwise or follower.name != "relu" or self.rectified:
-            return False
-        self.rectified = True
-        for product in self.gemms:
-            product.rectified = True
-        return True
-
-    def weights(self) -> tuple[Tensor, ...]:
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
     @property
     def work(self) -> int:
