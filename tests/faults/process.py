@@ -29,6 +29,7 @@ class Process:
 
     def __init__(self, path: Path, point: Point | None = None, nth: int = 1) -> None:
         self.log = path.with_suffix(".log")
+        self._before = self.log.stat().st_size if self.log.exists() else 0  # bytes that others of its name have said
         self._process = _FORKED.Process(target=_work, args=(path, self.log, point, nth), daemon=True)
         self._process.start()
 
@@ -39,8 +40,8 @@ class Process:
 
     @property
     def said(self) -> str:
-        """The end of its log, for messages."""
-        return self.log.read_text()[-3000:] if self.log.exists() else ""
+        """The end of what it has logged, for messages."""
+        return self.log.read_bytes()[self._before :].decode()[-3000:] if self.log.exists() else ""
 
     def where(self) -> str:
         """The same, and where each of its threads is."""
