@@ -78,9 +78,10 @@ class Assignment:
         return {number: self.tasks[number].suspicion for number in numbers if number in self.tasks and self.tasks[number].live}
 
     def fed(self, records: Sequence[RecordBatch]) -> None:
-        """These have been fed: their tasks go on behind them."""
+        """These have been fed: their tasks go on behind them, or where they are already."""
         for part in records:
-            self.tasks[part.partition].next_offset = part.offsets[-1] + 1
+            task = self.tasks[part.partition]
+            task.next_offset = max(task.next_offset, part.offsets[-1] + 1)
 
     def add(self, partitions: Sequence[Partition]) -> None:
         """New tasks. Streams of tasks that this process had before, and that do not come back now, are forgotten."""
@@ -193,7 +194,7 @@ class Assignment:
 
     def _go_live(self, task: Task) -> None:
         task.enter(Phase.LIVE)
-        task.next_offset = max(task.next_offset, task.live_at)  # what is committed may lie beyond the last record that was seen
+        task.next_offset = task.live_at  # which may lie beyond the last record that was seen
         self._count()
         seconds = self._clock() - self._assigned_at.pop(task.number)
         self._metrics.restored(seconds)

@@ -62,6 +62,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.cluster.beside = beside
         self.at_fault: dict[tuple[int, int], Reason] = {}  # by partition and offset
         self.deaths = 0  # that are no record's fault
+        self.reached = dict[Partition, int]()
         Program.step = _fragile  # type: ignore[method-assign]
         self.cluster.start("one")
 
@@ -196,6 +197,12 @@ class ExactlyOnce(RuleBasedStateMachine):
     def what_is_committed_is_right(self) -> None:
         report = self.cluster.audit()
         assert report is None or report.passed(exact=True), report
+
+    @invariant()
+    def committed_offsets_never_go_back(self) -> None:
+        reached = {where: offset for where, (offset, _) in self.cluster.log.group("app").committed.items()}
+        assert all(reached.get(where, -1) >= offset for where, offset in self.reached.items()), (self.reached, reached)
+        self.reached = reached
 
     @invariant()
     def who_is_at_fault_is_a_dead_letter_once(self) -> None:

@@ -16,7 +16,7 @@ from service.task import Phase
 from service.transport.interface import Committed, Partition, RecordBatch
 from service.transport.memory import Fault
 from service.transport.partitioning import partition_of
-from tests.cluster import PARTITIONS, Cluster, applications, audited, same_partition
+from tests.cluster import PARTITIONS, Cluster, Room, applications, audited, same_partition
 
 
 def test_after_a_crash_the_state_is_replayed_and_nothing_is_published_twice(cluster: Cluster) -> None:
@@ -117,6 +117,30 @@ def test_a_committed_offset_does_not_go_back_where_compaction_removed_the_last_r
     cluster.work()
     cluster.stop("one")
     assert cluster.log.group("app").committed[place].offset == 3
+
+
+def test_nor_where_other_tasks_are_fed_first_and_slots_are_few() -> None:
+    """The replayed and the first new record of a task come in one poll, and the new one has to wait for a slot."""
+    cluster = Cluster(applications(Room(slots=2)))
+    cluster.start("one")
+    for _ in range(3):
+        cluster.produce(b"d", 7)
+    cluster.work()
+    place = Partition("in", partition_of(b"d", PARTITIONS))
+    assert place.partition != 0
+    cluster.crash("one")
+    cluster.log.partition(place).remove(2)
+    for key in same_partition(6):
+        cluster.produce(key, 7)
+    cluster.produce(b"d", 6)
+    cluster.start("one")
+    committed = []
+    for _ in range(12):
+        cluster.work(turns=1)
+        committed.append(cluster.log.group("app").committed[place].offset)
+    assert committed[0] == 3
+    assert committed == sorted(committed)
+    assert committed[-1] == 4
 
 
 class TestReplayMeetsBeginningsAndEnds:
