@@ -42,12 +42,12 @@ class Store:
         self._allocate(slots, staged)
 
     def _allocate(self, slots: int, staged: int) -> None:
-        self.slots = slots
-        self.staged = staged
-        self.ring_at = self.stage_at + staged
-        if self.ring_at + slots * self.depth > MOST_ROWS:
+        ring_at = self.stage_at + staged
+        if ring_at + slots * self.depth > MOST_ROWS:
             raise ValueError(f"{slots} slots of {self.depth} rows are more than one arena addresses ({MOST_ROWS}); use fewer slots")
-        self.rows: Float[Tensor, "rows C"] = self._like.new_empty(self.ring_at + slots * self.depth, self.channels)
+        # Before anything changes: there may be no memory for it.
+        rows: Float[Tensor, "rows C"] = self._like.new_empty(ring_at + slots * self.depth, self.channels)
+        self.slots, self.staged, self.ring_at, self.rows = slots, staged, ring_at, rows
         for row, fill in enumerate(self.fills):
             self.rows[row] = fill
         self.ring: Float[Tensor, "slots_depth C"] = self.rows[self.ring_at :]
@@ -171,8 +171,9 @@ class State:
 
     def caught_up(self, slots: Int64[Tensor, "B"]) -> None:
         """These are no longer behind."""
-        self.behind.index_fill_(0, slots, False)
-        self._any_behind = bool(self.behind.any())
+        if self._any_behind:
+            self.behind.index_fill_(0, slots, False)
+            self._any_behind = bool(self.behind.any())
 
     def send(self, *tensors: Tensor) -> list[Tensor]:
         """Tensors of the host where the state is."""

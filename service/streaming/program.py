@@ -61,6 +61,7 @@ class Program:
         self.steps = prepare(plan, dense)
         if accelerator is not None:
             self.steps = relocated(self.steps, accelerator, numerics)
+        self._rebuilt = max(_frames(value, plan.tails[value.index]) for value in plan.sources)
         self._absorbs = accelerator is None and all(value is self.graph.input for value in plan.sources)
         self._trials = Trials() if any(step.dense for step in self.steps) else None
         self.cutter = None if accelerator is None else Cutter(plan, levels_of(plan, max_step, numerics is Numerics.EXACT))
@@ -182,15 +183,17 @@ class Program:
         if slots < state.slots:
             raise ValueError(f"the state has {state.slots} slots; it can grow but not shrink to {slots}")
         fresh = self.new_state(slots - state.slots)
+        hidden = {index: torch.cat([state.hidden[index], rows]) for index, rows in fresh.hidden.items()}
+        try:
+            for store in state.stores.values():
+                store.resize(slots)  # where one finds no memory, those before it just have room for more
+        finally:
+            if state.rounds is not None:
+                state.rounds.moved()
         state.frames = torch.cat([state.frames, fresh.frames])
         state.behind = torch.cat([state.behind, fresh.behind])
-        for store in state.stores.values():
-            store.resize(slots)
-        for index, rows in fresh.hidden.items():
-            state.hidden[index] = torch.cat([state.hidden[index], rows])
+        state.hidden.update(hidden)
         state.slots = slots
-        if state.rounds is not None:
-            state.rounds.moved()
 
     def reset(self, state: State, slots: Int64[Tensor, "B"]) -> None:
         """Forgets the streams in `slots`; the next frames there begin new ones."""
@@ -270,7 +273,8 @@ class Program:
         whole = self._checked(state, slots, chunks, final)
         store = state.stores.get(self.graph.input.index)
         if store is not None and store.depth:
-            retire(store, whole, whole.span(self.graph.input), chunks.values)
+            # The caller's memory may lie anyhow, and what is retired is contiguous and aligned.
+            retire(store, whole, whole.span(self.graph.input), chunks.values.clone(memory_format=torch.contiguous_format))
         state.fall_behind(slots)
         self._advance(state, whole)
 
@@ -321,7 +325,7 @@ class Program:
 
     def _forget(self, state: State, slots: Tensor) -> None:
         state.frames.index_fill_(0, slots, 0)
-        state.behind.index_fill_(0, slots, False)
+        state.caught_up(slots)
         if not state.hidden:
             return
         (at,) = state.send(slots)
@@ -340,8 +344,8 @@ class Program:
         if state.rounds is not None:
             state.rounds.rebuild(state, WarmTurn(behind, frames, self.plan.warm))
         else:
-            read = frames.clamp(max=self.history).cumsum(0)
-            _, counts = torch.unique_consecutive(read // max(1, self.max_step - self.history), return_counts=True)
+            read = frames.clamp(max=self._rebuilt).cumsum(0)
+            _, counts = torch.unique_consecutive(read // max(1, self.max_step - self._rebuilt), return_counts=True)
             for part, fed in zip(torch.split(behind, counts.tolist()), torch.split(frames, counts.tolist()), strict=True):
                 self._rebuild(state, WarmTurn(part, fed, self.plan.warm))
         state.caught_up(behind)
@@ -353,6 +357,11 @@ class Program:
             store = state.stores[0]
             rows[0] = store.stage(span.rows).copy_(from_ring(store, turn, span))
         run(self.steps, state, turn, rows)
+
+
+def _frames(value: Value, elements: int) -> int:
+    """How many input frames make so many elements, about."""
+    return -(-elements * value.timeline.ready.period // value.timeline.ready.gain)
 
 
 def _evaluate(count: Count, n: int | Tensor) -> int | Tensor:

@@ -102,7 +102,9 @@ class Reading:
         """The rows that the tiles of the output elements read, and the index of each tile's first element."""
         band, size = operator.band, operator.tile
         tiles = out.tiles(size)
-        addresses = self.addresses(turn, tiles, state).view(tiles.rows, self.taps).clone()
+        addresses = self.addresses(turn, tiles, state).view(tiles.rows, self.taps)
+        if isinstance(turn, WarmTurn):
+            addresses = addresses.clone()  # those of the next such turn, perhaps
         first = tiles.index * size
         nothing = state.stores[self.view.value.index].fills.index(self.fill)
         edge = torch.arange(size - 1, device=first.device)

@@ -69,14 +69,75 @@ def test_a_stream_that_ends_leaves_its_slot_to_a_new_one(name: str) -> None:
 
 def test_it_refuses_what_a_step_refuses_and_nothing_has_changed() -> None:
     program = made("U-Net")
-    state = program.new_state(6)
-    illegal = next(length for length in range(1, 90) if not program.accepts(length))
-    before = program.freeze(state, SLOTS)
+    fed, refusing = both(program)
+    for state in (fed, refusing):
+        program.step(state, SLOTS, chunks(program, [40, 1, 42]))
+    illegal = next(length for length in range(1, 90) if not program.accepts(1 + length))
     with pytest.raises(StreamLengthError):
-        program.absorb(state, SLOTS, chunks(program, [4, illegal, 2]), torch.tensor([False, True, False]))
+        program.absorb(refusing, SLOTS, chunks(program, [4, illegal, 2]), torch.tensor([False, True, False]))
     with pytest.raises(ValueError, match="lengths sum to"):
-        program.absorb(state, SLOTS, Ragged(torch.zeros(7, program.channels), torch.tensor([1, 2, 3])))
-    assert program.freeze(state, SLOTS) == before
+        program.absorb(refusing, SLOTS, Ragged(torch.zeros(7, program.channels), torch.tensor([1, 2, 3])))
+    assert not refusing.behind.any()
+    assert program.freeze(refusing, SLOTS) == program.freeze(fed, SLOTS)
+    out, wanted = (program.step(state, SLOTS, chunks(program, [9, 8, 7], 1)).values for state in (refusing, fed))
+    assert torch.equal(out, wanted)
+
+
+@pytest.mark.parametrize("lying", ["across", "apart", "odd"])
+def test_chunks_may_lie_in_memory_as_they_do_for_a_step(lying: str) -> None:
+    """Rows of 16 bytes are copied as one number, which needs them one after the other, at a multiple of 16."""
+    program = convert(nn.Conv1d(4, 2, 5), 4)
+    plain = chunks(program, [4, 3, 2]).values
+    memory = bytearray(b"HEAD" + plain.numpy().tobytes())
+    values = {
+        "across": plain.t().contiguous().t(),
+        "apart": torch.cat([plain, plain], 1)[:, :4],
+        "odd": torch.frombuffer(memory, dtype=torch.float32, offset=4).view(plain.shape),
+    }[lying]
+    stepped, absorbed = both(program)
+    program.step(stepped, SLOTS, Ragged(plain, torch.tensor([4, 3, 2])))
+    program.absorb(absorbed, SLOTS, Ragged(values, torch.tensor([4, 3, 2])))
+    assert program.freeze(absorbed, SLOTS) == program.freeze(stepped, SLOTS)
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_streams_catch_up_when_they_are_stepped_and_not_before(name: str) -> None:
+    """Some of those that are behind, in an arena that grows meanwhile."""
+    program = made(name)
+    stepped, absorbed = both(program)
+    program.step(stepped, SLOTS, chunks(program, [60, 70, 80]))
+    program.absorb(absorbed, SLOTS, chunks(program, [60, 70, 80]))
+    for place, slot in enumerate(SLOTS):
+        one = chunks(program, [5 + place], place)
+        out, wanted = (program.step(state, slot[None], one).values for state in (absorbed, stepped))
+        assert torch.equal(out, wanted)
+        program.resize(absorbed, 7 + place)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_streams_of_any_age_catch_up(stride: int) -> None:
+    """Streams that are all as old are rebuilt alike, by addresses that are kept; one frame more may change them."""
+    torch.manual_seed(0)
+    program = convert(nn.Sequential(nn.Conv1d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv1d(4, 3, 4, stride=stride, dilation=2)), 2)
+    for age in (*range(1, 30), *range(30, 1, -1)):
+        stepped, absorbed = both(program)
+        program.step(stepped, SLOTS, chunks(program, [age] * 3))
+        program.absorb(absorbed, SLOTS, chunks(program, [age] * 3))
+        for seed in (1, 2):
+            out, wanted = (program.step(state, SLOTS, chunks(program, [6] * 3, seed)).values for state in (absorbed, stepped))
+            assert torch.equal(out, wanted)
+
+
+def test_few_streams_at_a_time_catch_up_where_a_recurrence_comes_first() -> None:
+    """It is what the recurrence put out that is read then; the input has no history."""
+    network = nn.Sequential(Smooth(0.2), nn.Conv1d(2, 3, 33), nn.ReLU(), nn.Conv1d(3, 1, 33))
+    program = convert(network, 2, max_step=100)
+    state, slots = program.new_state(31), torch.arange(1, 31)
+    program.step(state, slots, chunks(program, [70] * 30))
+    room = {index: store.staged for index, store in state.stores.items()}
+    program.thaw(state, slots, program.freeze(state, slots))
+    program.step(state, slots, chunks(program, [1] * 30))
+    assert {index: store.staged for index, store in state.stores.items()} == room
 
 
 def test_a_stream_that_could_not_be_computed_is_computed_later(monkeypatch: pytest.MonkeyPatch) -> None:
