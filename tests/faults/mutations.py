@@ -28,6 +28,7 @@ TESTS = [
     "tests/test_quarantine.py",
     "tests/test_unknown_outcomes.py",
     "tests/test_rebuild.py",
+    "tests/test_restore.py",
 ]
 
 
@@ -53,6 +54,12 @@ MUTATIONS = [
         "service/assignment.py",
         "cut = 0 if task.live else bisect_left(part.offsets, task.live_at)",
         "cut = 0",
+    ),
+    Mutation(
+        "an offset that goes back",
+        "service/assignment.py",
+        "task.next_offset = max(task.next_offset, part.offsets[-1] + 1)",
+        "task.next_offset = part.offsets[-1] + 1",
     ),
     Mutation(
         "state surviving an abort",
