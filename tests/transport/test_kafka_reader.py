@@ -45,6 +45,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> KafkaReader:
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError._TRANSPORT,
         KafkaError._DESTROY,
+        KafkaError._DESTROY_BROKER,
     ],
 )
 def test_what_passes_is_asked_again(reader: KafkaReader, error: int) -> None:

@@ -13,7 +13,7 @@ from service.errors import OperatorActionRequired, PenstockError, TransportUnava
 from service.transport.interface import TopicDescription
 from service.transport.kafka.configuration import KafkaProperties, client
 from service.transport.kafka.errors import Trouble, delivery_error, reason
-from service.transport.kafka.patience import patiently
+from service.transport.kafka.patience import PASSING, patiently
 
 _SETTINGS = (
     "cleanup.policy",
@@ -75,7 +75,7 @@ class KafkaAdmin:
                 created.result()
             except KafkaException as error:
                 code = reason(error).code()
-                if code in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT):
+                if code == KafkaError._TIMED_OUT or code in PASSING:
                     raise self._unavailable(f"creating topic {topic!r}", error) from None
                 if code != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise OperatorActionRequired(f"the broker refuses to create topic {topic!r}: {reason(error).str()}") from None

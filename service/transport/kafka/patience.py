@@ -10,10 +10,10 @@ from confluent_kafka import KafkaError, KafkaException
 
 from service.transport.kafka.errors import reason
 
-PASSING = frozenset(
+GONE = frozenset({KafkaError._TRANSPORT, KafkaError._DESTROY, KafkaError._DESTROY_BROKER})
+"""The connection that the question waited for."""
+PASSING = GONE | frozenset(
     {
-        KafkaError._TRANSPORT,
-        KafkaError._DESTROY,  # the connection that the question waited for is gone
         KafkaError._WAIT_CACHE,
         KafkaError._WAIT_COORD,
         KafkaError.NETWORK_EXCEPTION,

@@ -21,6 +21,7 @@ from service.transport.kafka.columns import as_batch, by_partition, split_errors
 from service.transport.kafka.configuration import KafkaProperties, client
 from service.transport.kafka.errors import OUTSIDE, Trouble, instance_in_use, instance_taken, reason, source_error
 from service.transport.kafka.group import KafkaToken
+from service.transport.kafka.patience import GONE
 from service.transport.kafka.reader import KafkaReader
 
 _LOG = logging.getLogger("penstock.kafka")
@@ -29,9 +30,9 @@ _JOIN_AGAIN = 1.0
 _WAKE = 0.25  # seconds; a request that times out costs the connection
 
 _COORDINATOR_AWAY = {
+    *GONE,
     KafkaError._TIMED_OUT,
     KafkaError._TIMED_OUT_QUEUE,
-    KafkaError._TRANSPORT,
     KafkaError._WAIT_COORD,
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
