@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import lcm, prod
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from service.errors import NotStreamable
 from service.streaming.operator import Flags, Operator, Pointwise, Window, Windowed, Windows
 from service.streaming.timeline import Count, Frames, Timeline
 
@@ -214,8 +215,22 @@ class Graph:
             if node.output.index in needed:
                 needed.update(view.value.index for view in node.inputs)
         self.nodes = [node for node in self.nodes if node.output.index in needed]
+        self._check(where)
         self._narrow()
         self._fuse()
+
+    def _check(self, where: str) -> None:
+        """What is ready is there, however short the stream turns out to be; a rule that says otherwise is wrong, or no rule."""
+        accepts = self.accepts()
+        for timeline in {node.output.timeline for node in self.nodes}:
+            ready, total = timeline.ready, timeline.total
+            settled = max(count.settled for count in (ready, total, accepts))
+            span = np.arange(1, settled + lcm(ready.period, total.period, accepts.period) + 1, dtype=np.int64)
+            if ((ready.numpy(span) > total.numpy(span)) & (accepts.numpy(span) != 0)).any():
+                raise NotStreamable(
+                    f"{where}: what it computes from its length makes a longer stream shorter than what has come out already. "
+                    "Write it so that its result at a frame does not depend on the length."
+                )
 
     def readers(self, value: Value) -> list[View]:
         return [view for node in self.nodes for view in node.inputs if view.value is value]

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from service.streaming.tracing import Trace
 
 
+LONGEST = 1 << 40
+
+
 class Length:
     """The length of a value, or a whole number computed from it; `count` gives it for every number of frames."""
 
@@ -94,8 +97,14 @@ class Length:
 
     @property
     def least(self) -> int:
-        """The smallest number that it is, at the lengths at which the module has not raised so far."""
-        counted = self._values(self.count) if self.count.gain == 0 else self.count.table
+        """A number that it is never less than, at the lengths at which the module has not raised so far; hugely negative where
+        there is none."""
+        counted = self.count.table
+        if self.count.gain <= 0:
+            accepts = self.trace.graph.accepts()
+            if self.count.gain and accepts.table[accepts.settled :].any():
+                return -LONGEST
+            counted = self._values(self.count)
         return int(counted.min()) if len(counted) else 0
 
     def asked(self) -> int:

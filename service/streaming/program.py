@@ -112,6 +112,12 @@ class Program:
         hidden = sum(step.node.operator.initial.numel() for step in self.steps if isinstance(step.node.operator, Recurrence))
         return (rings + hidden) * self.dtype.itemsize + torch.int64.itemsize
 
+    @property
+    def regular(self) -> int:
+        """From how many frames on each further period of the stream is like the one before, also for what the module asks of
+        lengths."""
+        return max(count.settled for count in (self._accepts, self.output.timeline.ready, self.output.timeline.total))
+
     def describe(self) -> str:
         """The graph as a table."""
         return report.describe(self.plan)

@@ -118,6 +118,11 @@ class Symbol:
         return Symbol(self.tracing, view, self.axes, self.root, self.dtype)
 
     @property
+    def copied(self) -> Symbol:
+        """The same, in memory of its own."""
+        return Symbol(self.tracing, self.stored, self.axes, object(), self.dtype)
+
+    @property
     def in_any_order(self) -> Symbol:
         """The same, over stored rows of which every channel is read."""
         return self if self.axes.is_permutation(self.stored.channels) else self.reading(self.reads)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from math import gcd, lcm
 from weakref import WeakValueDictionary
 
@@ -18,6 +19,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
+
+from service.errors import NotStreamable
+
+MOST_FRAMES = 1 << 22
+"""Of a table."""
 
 Frames = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -41,14 +47,21 @@ class Count:
     def derive(rule: Callable[..., Frames], *inputs: Count, stride: int = 1, reach: int = 0, empty: int | None = 0) -> Count:
         """The count `rule(*inputs)`.
 
-        `rule` maps arrays to an array elementwise and must be regular (floors of division by `stride`, shifts, minima of counts of
-        the same rate) once every input has `reach` elements. `empty` is the value at `n = 0`; None leaves it to the rule.
+        `rule` maps arrays to an array elementwise and must be regular (floors of division by `stride`, shifts, minima) once every
+        input is `reach` or more away from 0, and from the others that grow at another rate. `empty` is the value at `n = 0`; None
+        leaves it to the rule. Raises NotStreamable where that would be so only after `MOST_FRAMES`.
         """
         period = lcm(*(count.period for count in inputs))
         period *= lcm(*(stride // gcd(stride, count.gain * (period // count.period)) for count in inputs))
-        settled = max(count.first_at_least(reach) for count in inputs)
+        settled = max(count.first_beyond(reach) for count in inputs)
+        settled = max([settled, *(a.first_apart(b, reach) for a, b in combinations(set(inputs), 2))])
         if empty is not None:
             settled = max(settled, 1)
+        if settled + period > MOST_FRAMES:
+            raise NotStreamable(
+                f"lengths that grow at nearly the same rate, or numbers as large as {reach} beside them: what depends on both is "
+                f"regular only after {settled} frames, and {MOST_FRAMES} is the most. Use smaller numbers, or equal rates."
+            )
         span = np.arange(settled + period + 1, dtype=np.int64)
         values = np.asarray(rule(*(count.numpy(span) for count in inputs)), dtype=np.int64)
         if empty is not None:
@@ -76,12 +89,20 @@ class Count:
         made = Count(np.ascontiguousarray(table), settled, period, gain)
         return _counts.setdefault(made.key, made)
 
-    def first_at_least(self, amount: int) -> int:
-        """The first `n`, not before the regular part, from which on the count is at least `amount`."""
-        if self.gain <= 0:
-            return self.settled
-        shortfall = max(0, amount - int(self.table[self.settled :].min()))
-        return self.settled + -(-shortfall // self.gain) * self.period
+    def first_beyond(self, amount: int) -> int:
+        """The first `n`, not before the regular part, from which on the count is at least `amount`, or, where it falls, at most
+        `-amount`."""
+        return _first_beyond(self.table[self.settled :], self.settled, self.period, self.gain, amount)
+
+    def first_apart(self, other: Count, amount: int) -> int:
+        """The same of the difference, where it grows: from then on it is known which of the two is the larger one."""
+        period = lcm(self.period, other.period)
+        gain = self.gain * (period // self.period) - other.gain * (period // other.period)
+        if not gain:
+            return 0
+        settled = max(self.settled, other.settled)
+        span = np.arange(settled, settled + period, dtype=np.int64)
+        return _first_beyond(self.numpy(span) - other.numpy(span), settled, period, gain, amount)
 
     def numpy(self, n: Frames) -> Frames:
         laps = np.maximum((n - self.settled) // self.period, 0)
@@ -115,6 +136,14 @@ class Count:
     @property
     def key(self) -> tuple[int, int, int, bytes]:
         return self.settled, self.period, self.gain, self.table.tobytes()
+
+
+def _first_beyond(lap: Frames, settled: int, period: int, gain: int, amount: int) -> int:
+    """From which `n` on values that are `lap` from `settled` on, and `gain` more after each `period`, are beyond `amount`."""
+    if not gain:
+        return settled
+    least = int(lap.min()) if gain > 0 else -int(lap.max())
+    return settled + -(-max(0, amount - least) // abs(gain)) * period
 
 
 _counts: WeakValueDictionary[tuple[int, int, int, bytes], Count] = WeakValueDictionary()

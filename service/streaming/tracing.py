@@ -142,6 +142,8 @@ class Trace:
 
     def _lowered(self, name: str, lowering: Lowering, *args: Any, **kwargs: Any) -> Any:
         before, self.calling = self.calling, name
+        if torch.is_autocast_enabled("cpu"):
+            self.refuse(f"{name} under torch.autocast", "Leave it out, and set the program's precision to bfloat16.")
         try:
             if not takes_any_kind(lowering):
                 self.require_floats(symbols_in([*args, *kwargs.values()]))

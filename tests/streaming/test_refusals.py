@@ -64,6 +64,13 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "in place under a part": (lambda x: [x[:, :2], x.relu_()][0], "in-place"),
     "in place through a crop": (lambda x: [x[..., 1:].relu_(), x][1], "in-place"),
     "in place on what may be a copy": (lambda x: x + x.contiguous().relu_(), "in-place"),
+    "in place through blocks": (lambda x: [x.tanh_(), x.mT.unfold(1, 4, 4).mul_(2)][0], "in-place"),
+    "in place through windows": (lambda x: [y := x.tanh(), y.unfold(-1, 4, 1).relu_()][0], "in-place"),
+    "in place under windows": (lambda x: [y := x.tanh(), f := y.unfold(-1, 4, 1), y.relu_(), f][3].amax(-1), "in-place"),
+    "in place through interleaved frames": (
+        lambda x: [y := torch.stack([x, 2 * x], -1), y.flatten(2).relu_(), y[..., 0]][2],
+        "in-place",
+    ),
     "two outputs": (lambda x: (x, x), "output of type tuple"),
     "another layout": (lambda x: x.transpose(1, 2), "layout"),
     "no such method": (lambda x: x.undefined(), "undefined"),
@@ -208,3 +215,13 @@ def test_doubles_and_torchscript_are_refused() -> None:
         convert(nn.Conv1d(1, 1, 1).double(), 1)
     with pytest.raises(NotStreamable, match="module '0' is TorchScript"):
         convert(nn.Sequential(torch.jit.trace(nn.Conv1d(1, 1, 1), torch.randn(1, 1, 4))), 1)
+
+
+def test_a_forward_that_lowers_the_precision_is_refused() -> None:
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return F.conv1d(x, WEIGHT).float()
+
+    with pytest.raises(NotStreamable) as caught:
+        convert(Function(forward), 4)
+    assert "autocast" in told(caught)

@@ -105,4 +105,4 @@ def diff(trace: Trace, symbol: Symbol, n: int = 1, dim: int = -1, prepend: Any =
         later[place], earlier[place] = slice(1, None), slice(None, -1)
         made = made[tuple(later)] - made[tuple(earlier)]
     result: Symbol = made
-    return result
+    return result if n else result.copied

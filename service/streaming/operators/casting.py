@@ -74,7 +74,9 @@ def kind_of(trace: Trace, name: str, *operands: Any) -> torch.dtype:
 
 
 @lowers("to", "type", any_kind=True)
-def converted(trace: Trace, symbol: Symbol, *target: Any, dtype: Any = None, device: Any = None, **_: object) -> Any:
+def converted(
+    trace: Trace, symbol: Symbol, *target: Any, dtype: Any = None, device: Any = None, copy: bool = False, **_: object
+) -> Any:
     if trace.calling == "type" and not target and dtype is None:
         return torch.empty(0, dtype=symbol.dtype).type()
     target = tuple(KINDS_BY_NAME.get(wanted, wanted) if isinstance(wanted, str) else wanted for wanted in target)
@@ -85,7 +87,9 @@ def converted(trace: Trace, symbol: Symbol, *target: Any, dtype: Any = None, dev
             symbol = cast(trace, symbol, wanted)
         elif wanted not in (None, symbol.device, "cpu") and not isinstance(wanted, bool):
             trace.refuse(f"a conversion to {wanted}", "Programs run on the device of their state.")
-    return symbol
+    # `to(…, non_blocking, copy)`: the second of two truths says it by its place.
+    truths = [wanted for wanted in target if isinstance(wanted, bool)]
+    return symbol.copied if copy or truths[1:] == [True] else symbol
 
 
 @lowers("type_as", any_kind=True)

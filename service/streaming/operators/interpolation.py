@@ -92,7 +92,7 @@ def interpolate(
         trace.refuse("interpolation of another dimension than time", "Give it [B, C, T].")
     factor = _factor(trace, symbol, size, scale_factor)
     if factor == 1:
-        return symbol
+        return symbol.copied
     if mode == "linear" and align_corners:
         trace.refuse(
             "interpolation with align_corners=True",

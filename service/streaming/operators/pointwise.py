@@ -165,6 +165,7 @@ def power(x: Tensor, exponent: float) -> Tensor:
         return products[exponent](x)
     wide = x.double()
     if exponent != int(exponent):
+        wide = wide.masked_fill(wide == -math.inf, math.inf)  # as pow has it
         return (wide.log() * exponent).exp_().float()
     size = (wide.abs().log() * exponent).exp_() if exponent else torch.ones_like(wide)
     return (torch.copysign(size, wide) if exponent % 2 else size).float()
@@ -198,7 +199,7 @@ def contiguous(trace: Trace, symbol: Symbol) -> Symbol:
 
 @lowers("clone", any_kind=True)
 def clone(trace: Trace, symbol: Symbol, *, memory_format: object = None) -> Symbol:
-    return Symbol(trace, symbol.stored, symbol.axes, object(), symbol.dtype)
+    return symbol.copied
 
 
 @lowers("new_zeros", any_kind=True)

@@ -114,6 +114,7 @@ def alike(trace: Trace, symbol: Any, other: Symbol) -> Any:
 @lowers("repeat", "tile", any_kind=True)
 def repeat(trace: Trace, symbol: Symbol, *counts: Any, repeats: Any = None, dims: Any = None) -> Symbol:
     times = numbers(counts, dims if repeats is None else repeats)
+    symbol = symbol.copied
     for _ in range(len(times) - symbol.ndim):
         symbol = symbol.seen_as(symbol.axes.inserted(0))
     for dim, count in zip(reversed(range(symbol.ndim)), reversed(times), strict=False):
@@ -248,7 +249,7 @@ def _blocks(trace: Trace, symbol: Symbol, size: int) -> Symbol:
     channels = symbol.stored.channels
     view = trace.graph.add(Blocks(size, channels, size), [symbol.stored], trace.where())
     axes = symbol.axes.inserted(symbol.axes.time_dim + 1, factor(size, channels))
-    return Symbol(trace, view, axes, dtype=symbol.dtype)
+    return Symbol(trace, view, axes, symbol.root, symbol.dtype)
 
 
 @lowers("unfold", any_kind=True)
@@ -267,7 +268,7 @@ def unfold(trace: Trace, symbol: Symbol, dimension: int, size: int, step: int) -
     symbol = symbol.in_any_order
     channels = symbol.stored.channels
     view = trace.graph.add(Blocks(size, channels, step), [symbol.stored], trace.where())
-    return Symbol(trace, view, symbol.axes.inserted(symbol.ndim, factor(size, channels)), dtype=symbol.dtype)
+    return Symbol(trace, view, symbol.axes.inserted(symbol.ndim, factor(size, channels)), symbol.root, symbol.dtype)
 
 
 def _interleaved(trace: Trace, symbol: Symbol, time: int) -> Symbol:
@@ -275,7 +276,7 @@ def _interleaved(trace: Trace, symbol: Symbol, time: int) -> Symbol:
     size = symbol.axes.each[time + 1].size
     whole = trace.graph.settled(outermost(trace, symbol, time + 1).stored, trace.where())
     made = trace.graph.add(Interleave(size, symbol.channels // size), [whole], trace.where())
-    return Symbol(trace, made, symbol.axes.without(time + 1).flat(), dtype=symbol.dtype)
+    return Symbol(trace, made, symbol.axes.without(time + 1).flat(), symbol.root, symbol.dtype)
 
 
 def numbers(given: Sequence[Any], named: Any = None) -> list[Any]:

@@ -1,0 +1,97 @@
+"""What a module computes from a length: right at every length, also where it falls, or grows at another rate than what it cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from service.streaming import NotStreamable, convert, verify
+from service.streaming.timeline import MOST_FRAMES, Count
+from tests.streaming.operators import Function
+from tests.streaming.refusal import told
+
+CONV = nn.Conv1d(3, 3, 9)
+
+
+def filled_up(x: Tensor) -> Tensor:
+    need = 9 - x.shape[-1]
+    if need > 0:
+        x = F.pad(x, (0, need))
+    return CONV(x)
+
+
+def checked(x: Tensor) -> Tensor:
+    assert 20 - x.shape[-1] > 0
+    return 2 * x
+
+
+RIGHT: dict[str, Callable[[Tensor], Tensor]] = {
+    "filled up where it is short": filled_up,
+    "filled up by the larger one": lambda x: CONV(F.pad(x, (0, max(0, 9 - x.shape[-1])))),
+    "no longer than it may be": checked,
+    "cut by what is shorter at first": lambda x: x[..., : 2 * x.shape[-1] - 30],
+    "cut to another value's length": lambda x: x[..., : F.interpolate(CONV(x), scale_factor=2.0).shape[-1]],
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_it_is_right_at_every_length(name: str) -> None:
+    module = Function(RIGHT[name], CONV)
+    program = convert(module, 3)
+    samples = torch.randn(1, 3, 70)
+    accepted = [length for length in range(1, 70) if program.accepts(length)]
+    assert len(accepted) >= 19
+    for length in range(1, 70):
+        with suppress(RuntimeError, AssertionError):
+            wanted = module(samples[..., :length])
+            assert length not in accepted or program.total(length) == wanted.shape[-1]
+            continue
+        assert length not in accepted
+    verify(program, module, lengths=accepted)
+
+
+WRONG: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "another function of long streams": (lambda x: 3 * x if 20 - x.shape[-1] > 0 else 2 * x, "branch on the length"),
+    "filled up or cut": (lambda x: F.pad(x, (0, 9 - x.shape[-1])), "used as a number"),
+    "cut to nothing": (lambda x: F.pad(x, (0, -x.shape[-1])), "used as a number"),
+    "twice as many, cut to as many": (lambda x: F.interpolate(CONV(x), scale_factor=2.0)[..., : x.shape[-1]], "ever more"),
+    "the first half and some": (lambda x: x[..., : x.shape[-1] // 2 + 10], "ever more"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_known_in_time_is_refused(name: str) -> None:
+    function, message = WRONG[name]
+    with pytest.raises(NotStreamable) as caught:
+        convert(Function(function, CONV), 3)
+    assert message in told(caught)
+
+
+def test_a_long_stream_is_verified_beyond_what_the_module_asks() -> None:
+    def forward(x: Tensor) -> Tensor:
+        assert x.shape[-1] != 1000
+        return CONV(x)
+
+    module = Function(forward)
+    program = convert(module, 3)
+    assert program.regular >= 1000
+    assert verify(program, module).outputs > 1000
+
+
+def test_the_lesser_of_two_that_cross_late_is_known() -> None:
+    slow = Count.derive(lambda t: t // 3 + 50, Count.identity(), stride=3)
+    quick = Count.derive(lambda t: t * 2 - 40, Count.identity(), empty=None)
+    least = Count.derive(lambda a, b: a.clip(max=b), slow, quick, empty=None)
+    frames = torch.arange(500)
+    assert torch.equal(least(frames)[1:], torch.minimum(slow(frames), quick(frames))[1:])
+
+
+def test_what_is_regular_too_late_is_refused() -> None:
+    late = Count.derive(lambda t: t + MOST_FRAMES - t // 3, Count.identity(), stride=3)
+    with pytest.raises(NotStreamable, match="same rate"):
+        Count.derive(lambda t, u: t.clip(max=u), Count.identity(), late)
