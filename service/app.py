@@ -95,6 +95,7 @@ class Application:
                 config.dead_letters.topic,
                 self.fingerprint,
                 self.program.check,
+                partitions,
                 accept_fingerprint,
                 wall=wall,
             ),
@@ -157,6 +158,10 @@ def topic_problems(config: Config, transport: Transport, timeout: float = 10.0) 
     if source and snapshots and snapshots.partitions != partitions:
         problems.append(
             f"{snapshots.name} has {snapshots.partitions} partitions, but {source.name} has {partitions}; they must be the same"
+        )
+    if source and "compact" in source.config.get("cleanup.policy", ""):
+        problems.append(
+            f"{source.name} is compacted, which removes records of streams that go on; its cleanup.policy must be delete"
         )
     policy = snapshots.config.get("cleanup.policy") if snapshots else None
     if snapshots and policy not in (None, "compact"):

@@ -12,7 +12,7 @@ from service.errors import TransportUnavailable
 from service.observe.metrics import Metrics
 from service.quarantine import Quarantine, Suspicion
 from service.refused import Refusals
-from service.restore import Restored, RestorePolicy, SharedReader, restore
+from service.restore import Restored, RestorePolicy, SharedReader, check_partitions, restore
 from service.state import Streams
 from service.task import Phase, Task
 from service.transport.interface import Partition, RecordBatch, Source
@@ -20,6 +20,7 @@ from service.transport.interface import Partition, RecordBatch, Source
 log = structlog.get_logger("penstock.assignment")
 
 _LAG_EVERY = 1.0  # seconds
+_COUNT_EVERY = 10.0
 _PAUSE = 0.2  # seconds
 
 
@@ -47,7 +48,7 @@ class Assignment:
         self._quarantine = quarantine
         self._metrics = metrics
         self._clock = clock
-        self._lag_at = clock()
+        self._lag_at = self._counted_at = clock()
 
     @property
     def restoring(self) -> bool:
@@ -119,12 +120,19 @@ class Assignment:
         self._count()
 
     def report_lag(self) -> None:
-        """Records between each live task's committed offset and the end of its partition; not known while the broker is away."""
+        """Records between each live task's committed offset and the end of its partition; not known while the broker is away.
+
+        Now and then also whether there are as many partitions as there were: `OperatorActionRequired` where somebody added some.
+        """
         now = self._clock()
         if now - self._lag_at < _LAG_EVERY:
             return
         self._lag_at = now
         with contextlib.suppress(TransportUnavailable):
+            if now - self._counted_at >= _COUNT_EVERY and not self.restoring:
+                self._counted_at = now
+                for topic in {task.input.topic for task in self.tasks.values()}:
+                    check_partitions(topic, self._policy.partitions, "when this process started", self._reader, timeout=0.5)
             for task in self.tasks.values():
                 if task.live:
                     _, end = self.source.watermarks(task.input, timeout=0.5)

@@ -169,8 +169,9 @@ class Commits:
             self.fresh = False
             self._metrics.waited(self._wall() - min(part.timestamps[0] for part in self.epoch.records) / 1000)
         self.epoch = self._new_epoch()
-        self._standing.failures = 0
-        self.tombstones = [owed for owed in self.tombstones if owed not in commit.tombstones]
+        self._standing.note_commit()
+        paid = set(commit.tombstones)
+        self.tombstones = [owed for owed in self.tombstones if owed not in paid]
         self._committed_at = self._clock()
 
     def roll_back(self, error: EpochAborted) -> list[RecordBatch]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import structlog
 
 from service.codec.interface import Reason, Refusal
-from service.errors import OperatorActionRequired, SnapshotDamaged, TransportUnavailable
-from service.refused import RefusedRecords
+from service.errors import OperatorActionRequired, SnapshotDamaged
+from service.refused import RefusedRecords, dead_letter_of
 from service.transport.interface import Partition, Reader, RecordBatch
 
 log = structlog.get_logger("penstock.restore")
@@ -68,7 +68,8 @@ def rebuilding(
     timeout: float,
 ) -> Generator[None, None, Rebuild]:
     """How to rebuild these keys; what was refused of them for what it did is in `refused` then. Raises `OperatorActionRequired`
-    where the log, or the dead letters, do not reach back far enough."""
+    where the log, or the dead letters, do not reach back far enough, and `TransportUnavailable` where they cannot be read now: an
+    open transaction of another instance may hold them up for a while."""
     keys = {}
     for key, damage in damaged.items():
         first = max(damage.first, 0)
@@ -83,25 +84,20 @@ def rebuilding(
         keys[key] = first
         log.warning("rebuilding", task=task, key=key.decode("utf-8", "backslashreplace"), offset=first, reason=str(damage.why))
     rebuild = Rebuild(keys, replay_from)
-    try:
-        for number in range(reader.partitions(dead_letters, timeout) or 0):
-            low, high = reader.watermarks(Partition(dead_letters, number), timeout)
-            reaches = 0 if low == 0 else replay_from
-            for batch in reader.read(Partition(dead_letters, number), low, high, timeout):
-                for row in range(len(batch)):
-                    found = {name: (content or b"").decode() for name, content in batch.headers(row)}
-                    if found.get("penstock.partition") == str(task):
-                        offset, reason = int(found["penstock.offset"]), found["penstock.error"]
-                        reaches = min(reaches, offset)
-                        if reason in _BY_THEIR_DEEDS:
-                            refused.records.setdefault(offset, Refusal(Reason(reason), "refused before"))
-                yield
-            if reaches > rebuild.start:
-                key, damage = min(damaged.items(), key=lambda item: item[1].first)
-                raise _unusable(key, damage, f"{dead_letters} no longer tells which records of its stream were refused")
-    except TransportUnavailable as error:
-        key, damage = next(iter(damaged.items()))
-        raise _unusable(key, damage, f"{dead_letters} cannot be read ({error})") from error
+    for number in range(reader.partitions(dead_letters, timeout) or 0):
+        low, high = reader.watermarks(Partition(dead_letters, number), timeout)
+        reaches = 0 if low == 0 else replay_from
+        for batch in reader.read(Partition(dead_letters, number), low, high, timeout):
+            for row in range(len(batch)):
+                partition, offset, reason = dead_letter_of(batch.headers(row))
+                if partition == task:
+                    reaches = min(reaches, offset)
+                    if reason in _BY_THEIR_DEEDS:
+                        refused.records.setdefault(offset, Refusal(Reason(reason), "refused before"))
+            yield
+        if reaches > rebuild.start:
+            key, damage = min(damaged.items(), key=lambda item: item[1].first)
+            raise _unusable(key, damage, f"{dead_letters} no longer tells which records of its stream were refused")
     return rebuild
 
 

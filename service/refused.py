@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from service.codec.interface import Reason, Refusal
-from service.transport.interface import RecordBatch
+from service.transport.interface import Headers, RecordBatch
 
 REFUSED = b"PSNR\x01"
 """How the value of a written refusal begins; the rest is its reason."""
@@ -67,3 +67,10 @@ def cut(records: Sequence[RecordBatch], count: int) -> tuple[list[RecordBatch], 
         if taken < len(part):
             tail.append(part.slice(taken, len(part)) if taken else part)
     return head, tail
+
+
+def dead_letter_of(headers: Headers) -> tuple[int, int, str]:
+    """Of a dead letter: the input partition and the offset of its record, and the reason. The record's own headers, in whatever
+    encoding, stand before those that say so."""
+    found = {name: content or b"" for name, content in headers}
+    return int(found["penstock.partition"]), int(found["penstock.offset"]), found["penstock.error"].decode()

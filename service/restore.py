@@ -32,13 +32,16 @@ BEGUN_KEY = OWN_KEYS + b"begun"
 
 @dataclass(frozen=True, slots=True)
 class RestorePolicy:
-    """What a recovery is judged against. `check` raises `SnapshotMismatch` for a state that the program cannot take;
-    `accept_fingerprint` lets a replay range run under another program. A group that never committed starts at the beginning."""
+    """What a recovery is judged against. `check` raises `SnapshotMismatch` for a state that the program cannot take; `partitions`
+    is the input's count when this process started; `accept_fingerprint` lets a replay range run under another program. A group
+    that never committed starts at the beginning.
+    """
 
     snapshots: str
     dead_letters: str
     fingerprint: str
     check: Callable[[bytes], None]
+    partitions: int
     accept_fingerprint: bool = False
     timeout: float = 10.0
     wall: Callable[[], float] = time.time
@@ -114,10 +117,10 @@ def restore(
     """
     committed = yield from _committed(task, source)
     low, high = source.watermarks(task.input, policy.timeout)
+    check_partitions(task.input.topic, policy.partitions, "when this process started", reader, policy.timeout)
     yield
     where = f"{task.input.topic} partition {task.input.partition}"
     if committed is not None and committed == left and low <= committed.offset <= high:
-        _check_partitions(task, OffsetMetadata.from_text(committed.metadata), reader, policy)
         return Restored(committed.offset, committed.offset, committed.metadata, None)
     found = yield from _snapshots(task, reader, policy, streams)
     if committed is None:
@@ -224,7 +227,8 @@ def _snapshots(task: Task, reader: SharedReader, policy: RestorePolicy, streams:
                     found.ahead = max(found.ahead, snapshot.positions[0])
                     streams.note_rate(snapshot.rate)
         disk.follow(task.number, own)
-        streams.receive(task.number, {key: value for key, value in latest.items() if key not in damaged})
+        # Nothing is known of a damaged one's key, not even what an older snapshot said.
+        streams.receive(task.number, {key: None if key in damaged else value for key, value in latest.items()})
         found.count += len(latest)
         yield
     for key, why in mismatched.items():
@@ -261,7 +265,7 @@ def _check(
     task: Task,
     policy: RestorePolicy,
 ) -> None:
-    _check_partitions(task, metadata, reader, policy)
+    check_partitions(task.input.topic, metadata.partitions, "when offsets were committed", reader, policy.timeout)
     if metadata.replay_from < low:
         raise OperatorActionRequired(
             f"{where}: records from {metadata.replay_from} on must be replayed, but the log begins at {low}: retention has "
@@ -275,10 +279,11 @@ def _check(
         )
 
 
-def _check_partitions(task: Task, metadata: OffsetMetadata, reader: SharedReader, policy: RestorePolicy) -> None:
-    partitions = reader.partitions(task.input.topic, policy.timeout)
-    if partitions != metadata.partitions:
+def check_partitions(topic: str, expected: int, when: str, reader: SharedReader, timeout: float) -> None:
+    """Raises `OperatorActionRequired` where the topic has another number of partitions than it had."""
+    partitions = reader.partitions(topic, timeout)
+    if partitions != expected:
         raise OperatorActionRequired(
-            f"{task.input.topic} has {partitions} partitions, but had {metadata.partitions} when offsets were committed. Keys "
-            "have moved to other partitions and their state would be torn apart. Create a new topic and application instead."
+            f"{topic} has {partitions} partitions, but had {expected} {when}. Keys have moved to other partitions and their "
+            "state would be torn apart. Create a new topic and application instead."
         )

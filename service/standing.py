@@ -57,9 +57,18 @@ class Standing:
         self._away_at = now
         if now - self._away_since > self._outage or self.failures > self._max_failures:
             raise error
-        self.unknown = True
-        log.warning("broker_unavailable", reason=str(error), since=round(now - self._away_since, 1))
+        self.note_away(error)
         self.sleep(_ASK_AGAIN)
+
+    def note_away(self, error: TransportUnavailable) -> None:
+        """The same from within a rebalance, which has to come to its end first."""
+        self.unknown = True
+        log.warning("broker_unavailable", reason=str(error))
+
+    def note_commit(self) -> None:
+        """All is well: neither outages nor failures before this one count any more."""
+        self.failures = 0
+        self._away_since = self._away_at = -float("inf")
 
     def count_failure(self, error: PenstockError) -> None:
         """Wait a little longer after each failure in a row; after too many, give up with `TransportUnavailable`."""

@@ -202,6 +202,8 @@ class Worker:
                 self._intake.roll_back(error)
             except (OutcomeUnknown, Fenced) as error:
                 self.standing.note_unknown(error)
+            except TransportUnavailable as error:
+                self.standing.note_away(error)
         self._give_up(partitions)
 
     def lost(self, partitions: Sequence[Partition]) -> None:
@@ -216,6 +218,8 @@ class Worker:
                 self._intake.roll_back(error)
             except (OutcomeUnknown, Fenced) as error:
                 self.standing.note_unknown(error)
+            except TransportUnavailable as error:
+                self.standing.note_away(error)
         self._give_up(partitions)
 
     def _give_up(self, partitions: Sequence[Partition]) -> None:

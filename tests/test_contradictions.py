@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.app import Application
+from service.app import Application, required_topics
 from service.errors import OperatorActionRequired
 from service.transport.interface import Committed, Partition, TopicDescription
 from service.transport.partitioning import partition_of
@@ -92,6 +92,33 @@ class TestContradictionsEndLoudly:
             stopped.start("one")
         stopped.log.add_partitions("app.snapshots", PARTITIONS + 1)
         self.refuses(stopped, "had 2 when offsets were committed")
+
+    def test_partitions_added_while_it_runs(self, cluster: Cluster) -> None:
+        """Where members keep what they have in a rebalance, nothing else would tell."""
+        cluster.produce(b"a", 7)
+        cluster.work()
+        cluster.log.add_partitions("in", PARTITIONS + 1)
+        cluster.log.add_partitions("app.snapshots", PARTITIONS + 1)
+        cluster.now += 11.0
+        with pytest.raises(OperatorActionRequired, match="had 2 when this process started"):
+            cluster.work(turns=2)
+
+    def test_partitions_added_since_a_process_started_that_has_one_of_them(self, cluster: Cluster) -> None:
+        cluster.log.add_partitions("in", PARTITIONS + 1)
+        self_assigned = [Partition("in", PARTITIONS)]
+        cluster.workers["one"].revoked([Partition("in", number) for number in range(PARTITIONS)])
+        cluster.workers["one"].assigned(self_assigned)
+        with pytest.raises(OperatorActionRequired, match="had 2 when this process started"):
+            cluster.work(turns=2)
+
+    def test_an_input_that_is_compacted(self) -> None:
+        cluster = Cluster(applications())
+        cluster.log = type(cluster.log)()
+        cluster.transport = type(cluster.transport)(cluster.log)
+        _, *others = required_topics(cluster.config, PARTITIONS)
+        cluster.transport.admin().create([*others, TopicDescription("in", PARTITIONS, {"cleanup.policy": "compact,delete"})], 1.0)
+        with pytest.raises(OperatorActionRequired, match="in is compacted"):
+            cluster.start("one")
 
     def test_a_snapshot_topic_that_is_not_compacted(self) -> None:
         cluster = Cluster(applications())

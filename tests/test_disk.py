@@ -232,8 +232,8 @@ def test_without_the_right_to_read_the_topics_settings_the_disk_is_not_used(dire
     application = with_room(applications()["one"], ROOM, directory)
     log = MemoryLog()
     transport = MemoryTransport(log)
-    topics = required_topics(application.config, PARTITIONS)
-    transport.admin().create([replace(topic, config={"cleanup.policy": "compact"}) for topic in topics], 1.0)
+    *others, snapshots = required_topics(application.config, PARTITIONS)
+    transport.admin().create([*others, replace(snapshots, config={"cleanup.policy": "compact"})], 1.0)
     worker = application.worker(transport)
     assert not worker.streams.cold.disk.complete
     assert not directory.exists()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from service.errors import TransportUnavailable
+from service.quarantine import Quarantine
 from service.transport.memory import Fault
 from service.transport.memory.reader import MemoryReader
 from service.transport.memory.sink import MemorySink
@@ -67,6 +68,47 @@ def test_one_outage_after_another_is_not_one_long_one(cluster: Cluster, outage: 
         cluster.work(turns=9)
         cluster.now += 400.0
     assert audited(cluster) == 3
+
+
+def test_moments_without_an_answer_do_not_add_up(cluster: Cluster, outage: Outage) -> None:
+    """Each a few minutes after the other, with commits between them."""
+    for _ in range(4):
+        outage.lasts = True
+        cluster.now += 1.0  # so that the lag is asked for
+        outage.begin()
+        cluster.work(turns=2)
+        outage.lasts = False
+        for _ in range(20):
+            cluster.now += 10.0
+            cluster.produce(b"a", 7)
+            cluster.work(turns=2)
+        assert "one" in cluster.workers
+
+
+def test_an_outage_in_a_rebalance_lets_it_come_to_its_end(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the worker would go on with partitions that are somebody else's."""
+    for key in (b"a", b"b", b"c", b"d"):
+        cluster.produce(key, 7)
+    cluster.work()
+    leave, left = Quarantine.leave, []
+
+    def unanswered(self: Quarantine, *arguments: Any) -> None:
+        left.append(arguments)
+        if len(left) == 1:
+            raise TransportUnavailable("no answer")
+        leave(self, *arguments)
+
+    monkeypatch.setattr(Quarantine, "leave", unanswered)
+    cluster.start("two")
+    for key in (b"a", b"b", b"c", b"d"):
+        cluster.produce(key, 7)
+    for _ in range(12):
+        cluster.now += 0.06
+        for name in ("one", "two"):
+            cluster.turn(name)
+    assert left
+    assert audited(cluster) == 8
+    assert {"one", "two"} <= cluster.workers.keys()
 
 
 def test_a_task_that_is_being_restored_is_restored_later(cluster: Cluster, outage: Outage) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.errors import OperatorActionRequired
+from service.errors import OperatorActionRequired, TransportUnavailable
 from service.streaming import Program, Ragged
 from service.transport.interface import Partition
+from service.transport.memory.reader import MemoryReader
 from tests.cluster import Cluster, Room, applications, audited, damage, letters, same_partition, with_room
 from tests.faults.points import Abandon, Point, Trap
 from tests.faults.states import wrong_states
@@ -69,6 +70,77 @@ def test_the_key_is_rebuilt_and_the_others_go_on(cluster: Cluster, harm: str) ->
     assert goes_on(cluster) == 10
     assert {KEYS[0], KEYS[1]} <= {key for key, _ in cluster.snapshots()[-before:]}
     assert whole(cluster)
+
+
+@pytest.mark.parametrize("at_once", [3, 4, 5, 6, 7, 100])
+def test_nothing_older_comes_back_in_its_place(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """The topic comes in parts: a snapshot of the stream before, in another part its tombstone and the damaged one."""
+    cluster.stop("one")
+    cluster.start("one")
+    cluster.publish(KEYS[0], None)
+    cluster.produce(KEYS[0], 6)
+    cluster.work()
+    cluster.stop("one")
+    assert damage(cluster, KEYS[0])
+    monkeypatch.setattr("service.transport.memory.reader._MAX_RECORDS", at_once)
+    cluster.start("one")
+    cluster.produce(KEYS[0], 9)
+    cluster.work(turns=20)
+    assert audited(cluster)
+
+
+def test_nor_what_a_local_disk_still_has(tmp_path: Path) -> None:
+    with_disk = applications(Room(), tmp_path)
+    cluster = Cluster(with_disk)
+    cluster.start("one")
+    cluster.produce(KEYS[0], 7)
+    cluster.work()
+    cluster.stop("one")
+    cluster.start("one")
+    cluster.work()
+    cluster.crash("one")
+    cluster.applications = applications()  # on another machine
+    cluster.start("one")
+    cluster.publish(KEYS[0], None)
+    cluster.produce(KEYS[0], 6)
+    cluster.work()
+    cluster.stop("one")
+    assert damage(cluster, KEYS[0])
+    cluster.applications = with_disk
+    cluster.start("one")
+    cluster.produce(KEYS[0], 9)
+    cluster.work(turns=8)
+    assert audited(cluster) == 3
+
+
+def test_headers_of_refused_records_may_be_anything(cluster: Cluster) -> None:
+    cluster.log.append("in", b"{", KEYS[1], None, [("trace", b"\xff\xfe"), ("penstock.partition", b"\xff")])
+    cluster.work()
+    cluster.stop("one")
+    assert damage(cluster, KEYS[0])
+    assert goes_on(cluster) == 9
+
+
+def test_dead_letters_that_cannot_be_read_for_a_while_are_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another instance was killed in a transaction, and nobody reads beyond its letter until that times out."""
+    cluster.stop("one")
+    assert damage(cluster, KEYS[0])
+    watermarks, asked = MemoryReader.watermarks, []
+
+    def held_up(self: MemoryReader, partition: Partition, timeout: float) -> tuple[int, int]:
+        if partition.topic == "app.dead-letters":
+            asked.append(partition)
+            if len(asked) < 4:
+                cluster.now += timeout
+                raise TransportUnavailable("an open transaction holds it up")
+        return watermarks(self, partition, timeout)
+
+    monkeypatch.setattr(MemoryReader, "watermarks", held_up)
+    cluster.start("one")
+    cluster.produce(KEYS[0], 9)
+    cluster.work(turns=20)
+    assert len(asked) == 4
+    assert audited(cluster) == 6
 
 
 def test_a_clean_stop_has_left_nothing_else_to_replay(cluster: Cluster) -> None:

@@ -11,6 +11,7 @@ from service.audit.oracle import ModuleOracle
 from service.codec.interface import Chunks, Prediction
 from service.errors import OffsetsPending, OperatorActionRequired, TransportUnavailable
 from service.extent import EVERYTHING, Extent
+from service.refused import dead_letter_of
 from service.transport.interface import Isolation, Membership, Partition, Reader, RecordBatch, Source, Transport
 
 _TIMEOUT = 30.0
@@ -115,8 +116,7 @@ def read_letters(topic: str, reader: Reader, extent: Extent) -> Iterator[Letter]
     for batch in _batches(topic, reader):
         for row in range(len(batch)):
             if extent.holds(batch.keys[row]):
-                found = {name: (value or b"").decode() for name, value in batch.headers(row) if name.startswith("penstock.")}
-                yield Letter(int(found["penstock.partition"]), int(found["penstock.offset"]), found["penstock.error"])
+                yield Letter(*dead_letter_of(batch.headers(row)))
 
 
 def on_trust(letters: Iterable[Letter]) -> dict[int, set[int]]:

@@ -33,6 +33,24 @@ def _no_headers(row: int) -> Headers:
     return []
 
 
+@dataclass(frozen=True, slots=True)
+class _Headers:
+    """The headers of some rows of a larger batch; of a part of those, no deeper."""
+
+    of: Callable[[int], Headers]
+    rows: Sequence[int]
+
+    def __call__(self, row: int) -> Headers:
+        return self.of(self.rows[row])
+
+
+def _part(headers: Callable[[int], Headers], rows: Sequence[int]) -> _Headers:
+    if not isinstance(headers, _Headers):
+        return _Headers(headers, rows)
+    whole = headers.rows
+    return _Headers(headers.of, whole[rows.start : rows.stop] if isinstance(rows, range) else [whole[row] for row in rows])
+
+
 @dataclass(slots=True)
 class RecordBatch:
     """Records of one partition in offset order (offsets may have gaps), as columns of equal length.
@@ -61,7 +79,7 @@ class RecordBatch:
             timestamps=self.timestamps[begin:end],
             keys=self.keys[begin:end],
             values=self.values[begin:end],
-            headers=lambda row: self.headers(begin + row),
+            headers=_part(self.headers, range(begin, end)),
         )
 
     def take(self, rows: Sequence[int]) -> RecordBatch:
@@ -73,7 +91,7 @@ class RecordBatch:
             timestamps=[self.timestamps[row] for row in rows],
             keys=[self.keys[row] for row in rows],
             values=[self.values[row] for row in rows],
-            headers=lambda row: self.headers(rows[row]),
+            headers=_part(self.headers, rows),
         )
 
 

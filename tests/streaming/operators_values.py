@@ -34,7 +34,7 @@ def powers(draw: Any) -> Case:
             + torch.log2(x.abs() + 1)
             + torch.nan_to_num(torch.where(x > 0, x + 0.5, -1.0).log())
         ),
-        lambda x: torch.where(x > 1, -torch.inf, x.abs() + 0.5) ** exponent,
+        lambda x: torch.nan_to_num(torch.where(x > 1, -torch.inf, x.abs() + 0.5) ** exponent, 7.0, 3.0, -3.0),
         lambda x: torch.sinh(x.tanh()) + x.cosh().reciprocal() + torch.erfc(x) + x.atan() + x.sinc() + x.asinh(),
     ]
     return draw(surrounded(functions, draw(CHANNELS)))

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from service.errors import TransportUnavailable
 from service.transport.interface import TopicDescription
-from service.transport.kafka.admin import KafkaAdmin
+from service.transport.kafka.admin import KafkaAdmin, KafkaPublisher
 from service.transport.kafka.configuration import KafkaProperties
 
 
@@ -51,3 +51,11 @@ def test_a_broker_that_cuts_every_connection_is_an_error(admin: KafkaAdmin) -> N
     admin._admin = Cut(times=10**6)
     with pytest.raises(TransportUnavailable, match="settings of topics 'in': no answer"):
         admin.describe(["in"], timeout=0.1)
+
+
+def test_a_publisher_says_that_a_record_has_not_come_through() -> None:
+    """Not that an epoch is aborted: it has none."""
+    publisher = KafkaPublisher(KafkaProperties({"bootstrap.servers": "127.0.0.1:1"}))
+    publisher._on_failed_delivery(KafkaError(KafkaError._MSG_TIMED_OUT), SimpleNamespace(topic=lambda: "app.snapshots"))
+    with pytest.raises(TransportUnavailable, match=r"app\.snapshots"):
+        publisher.flush(1.0)

@@ -9,7 +9,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from service.errors import OperatorActionRequired, PenstockError, TransportUnavailable
+from service.errors import EpochAborted, OperatorActionRequired, PenstockError, TransportUnavailable
 from service.transport.interface import TopicDescription
 from service.transport.kafka.configuration import KafkaProperties, client
 from service.transport.kafka.errors import Trouble, delivery_error, reason
@@ -164,6 +164,8 @@ class KafkaPublisher:
 
     def _check(self) -> None:
         error, self._send_error = self._send_error, None
+        if isinstance(error, EpochAborted):  # there is no epoch here; it may go better later
+            raise TransportUnavailable(str(error)) from error
         if error is not None:
             raise error
 
