@@ -242,7 +242,8 @@ class Worker:
                 self._intake.wait(self._assignment.split(self._intake.take())[1])
                 self._intake.feed_all()
                 self.commits.commit(closing=self._assignment.tasks)
-                self._quarantine.leave(self._assignment.suspicions(self._assignment.tasks))
+                with contextlib.suppress(TransportUnavailable):  # all is committed; at worst the next owner is more careful
+                    self._quarantine.leave(self._assignment.suspicions(self._assignment.tasks))
                 return
             except EpochAborted as error:
                 self._intake.roll_back(error)

@@ -23,12 +23,16 @@ MOST_PATHS = 64
 
 @dataclass(frozen=True)
 class Way:
-    """One run of the module: its graph, and how the questions about lengths were answered that have no answer for all of them."""
+    """One run of the module: its graph, and how the questions about lengths were answered that have no answer for all of them.
+
+    `refused` is what the module itself raised at the lengths that go this way; it has no output then.
+    """
 
     graph: Graph
-    output: View
+    output: View | None
     answers: tuple[bool, ...]
     asked: tuple[str, ...]
+    refused: Exception | None = None
 
     def following(self) -> tuple[bool, ...] | None:
         """How the next run answers; None after the last one."""
@@ -39,9 +43,10 @@ class Way:
 
 
 def merged(paths: Sequence[Way]) -> Graph:
-    """One graph for all paths, finished. Raises NotStreamable where they compute different things."""
+    """One graph for all paths that have an output, finished. Raises NotStreamable where they compute different things."""
     first = paths[0]
     graph, output = first.graph, first.output
+    assert output is not None
     if len(paths) > 1:
         where = first.asked[0]
         if len(paths) > MOST_PATHS:
@@ -80,7 +85,7 @@ class _Merging:
         for nodes in zip(*(each.nodes for each in graphs), strict=True):
             views = zip(*(node.inputs for node in nodes), strict=True)
             nodes[0].inputs = tuple(self.view(reads, where) for reads in views)
-        output = self.view([path.output for path in paths], where)
+        output = self.view([path.output for path in paths if path.output is not None], where)
         graph.guards = [Count.derive(lambda *flags: np.maximum.reduce(flags), *self._accepted, empty=1)]
         return output
 

@@ -67,14 +67,16 @@ class Trace:
         """The graph of the module. Raises NotStreamable."""
         for name, child in traced_modules(self._module):
             self._follow(name, child)
-        first = self._traced(())
-        ways = [first]
+        ways = [self._traced(())]
         while (answers := ways[-1].following()) is not None:
             ways.append(self._traced(answers))
+        whole = [way for way in ways if way.output is not None]
+        if not whole:
+            raise NotStreamable(f"{ways[0].asked[0]}: the module raises at every length, whatever way it goes: {ways[0].refused!r}")
         # A module that keeps something from one call for the next shows it in the second one.
-        if network(self._traced(first.answers).graph) != network(first.graph):
+        if network(self._traced(whole[0].answers).graph) != network(whole[0].graph):
             self.refuse("a module whose second call computes something else than its first", INPUT_ALONE)
-        return merged(ways)
+        return merged(whole)
 
     def _traced(self, answers: Sequence[bool]) -> Way:
         """The graph of one run, in which the first questions about lengths have these answers."""
@@ -90,6 +92,8 @@ class Trace:
         except NotStreamable:
             raise
         except Exception as error:
+            if self._decided and _is_refusal(error):
+                return self._way(None, error)
             lines = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_own(frame.filename)]
             at = f", {lines[-1].filename}:{lines[-1].lineno}: {lines[-1].line}" if lines else ""
             raise NotStreamable(
@@ -107,8 +111,11 @@ class Trace:
                 self.refuse(f"buffer {name!r}, which forward changes,", INPUT_ALONE)
         if not torch.equal(chance, torch.get_rng_state()):
             self.refuse("a random number", INPUT_ALONE)
+        return self._way(result.reads)
+
+    def _way(self, output: View | None, refused: Exception | None = None) -> Way:
         asked = self._asked[: self._decided]
-        return Way(self.graph, result.reads, tuple(answer for answer, _ in asked), tuple(where for _, where in asked))
+        return Way(self.graph, output, tuple(answer for answer, _ in asked), tuple(where for _, where in asked), refused)
 
     def _follow(self, name: str, child: nn.Module) -> None:
         lowering = module_lowering(child)
@@ -219,7 +226,8 @@ class Trace:
         self.refuse(f"{self.calling} of {given} channels, which takes {taken},", "The module itself would raise here.")
 
     def passing_answer(self) -> bool | None:
-        """What a condition must be for the statement that is being traced not to raise; None when it does more than raise."""
+        """What a comparison must say for the statement that is being traced not to raise; None when it does more than raise, or
+        asks more than that."""
         frame = _user_frame()
         if frame is None:
             return None
@@ -228,6 +236,8 @@ class Trace:
             around = [node for node in ast.walk(tree) if isinstance(node, ast.Assert | ast.If) and _covers(node, frame.f_lineno)]
             if around:
                 statement = max(around, key=lambda node: node.lineno)
+                if not isinstance(statement.test, ast.Compare) or len(statement.test.ops) > 1:
+                    return None
                 if isinstance(statement, ast.Assert):
                     return True
                 if isinstance(statement.body[0], ast.Raise) and not statement.orelse:
@@ -271,6 +281,18 @@ def _user_frame() -> FrameType | None:
             return frame
         frame = frame.f_back
     return None
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the user's own `raise` or `assert` raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    if _is_own(frame.filename):
+        return False
+    with suppress(SyntaxError):
+        tree = ast.parse("".join(linecache.getlines(frame.filename)))
+        statements = [node for node in ast.walk(tree) if isinstance(node, ast.Assert | ast.Raise)]
+        return any(node.lineno <= (frame.lineno or 0) <= (node.end_lineno or node.lineno) for node in statements)
+    return False
 
 
 def _covers(node: ast.Assert | ast.If, line: int) -> bool:

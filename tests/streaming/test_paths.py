@@ -102,3 +102,84 @@ def test_a_module_that_raises_on_every_way_is_refused() -> None:
 
     with pytest.raises(NotStreamable, match="raises at every length"):
         convert(Never(), 1)
+
+
+def not_less(x: Tensor) -> Tensor:
+    if not (x.shape[-1] >= 5):
+        raise ValueError("short")
+    return 2 * x
+
+
+def asserted_not(x: Tensor) -> Tensor:
+    assert not x.shape[-1] < 5
+    return 2 * x
+
+
+def both(x: Tensor) -> Tensor:
+    if x.shape[-1] >= 5 and x.shape[-1] % 2:
+        raise ValueError("odd")
+    return 2 * x
+
+
+def either(x: Tensor) -> Tensor:
+    assert x.shape[-1] >= 5 or x.shape[-1] % 2 == 0
+    return 2 * x
+
+
+def between(x: Tensor) -> Tensor:
+    assert 5 <= x.shape[-1] <= 30, "neither short nor long"
+    return 2 * x
+
+
+def outside(x: Tensor) -> Tensor:
+    if 5 <= x.shape[-1] <= 30:
+        raise ValueError("neither short nor long")
+    return 2 * x
+
+
+def kept_for_later(x: Tensor) -> Tensor:
+    even = x.shape[-1] % 2 == 0
+    if not even:
+        raise ValueError("odd")
+    return 2 * x
+
+
+def one_after_the_other(x: Tensor) -> Tensor:
+    if x.shape[-1] % 2 == 1:
+        raise ValueError("odd")
+    if x.shape[-1] > 50:
+        raise ValueError("long")
+    return 2 * x
+
+
+@pytest.mark.parametrize("function", [not_less, asserted_not, both, either, between, outside, kept_for_later, one_after_the_other])
+def test_a_module_refuses_lengths_in_whatever_words(function: Callable[[Tensor], Tensor]) -> None:
+    program = convert(Function(function), 1)
+    for length in range(1, 70):
+        try:
+            function(torch.ones(1, 1, length))
+        except (ValueError, AssertionError):
+            assert not program.accepts(length), length
+        else:
+            assert program.accepts(length), length
+
+
+def test_what_goes_wrong_on_one_way_is_not_taken_for_a_refusal() -> None:
+    def wrong(x: Tensor) -> Tensor:
+        if x.shape[-1] % 2:
+            return x.relu().item()
+        return x
+
+    with pytest.raises(NotStreamable):
+        convert(Function(wrong), 1)
+
+
+def test_a_module_that_refuses_every_length_is_refused() -> None:
+    def never(x: Tensor) -> Tensor:
+        if x.shape[-1] % 2:
+            raise ValueError("odd")
+        raise ValueError("even")
+
+    with pytest.raises(NotStreamable, match="raises at every length") as caught:
+        convert(Function(never), 1)
+    assert "even" in told(caught) or "odd" in told(caught)
