@@ -164,6 +164,7 @@ for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "floordiv", "mod"
     setattr(Symbol, f"__i{_name}__", _method(f"__i{_name}__"))
 for _name in ("neg", "abs", "getitem", "setitem", "lt", "le", "gt", "ge", "eq", "ne", "invert"):
     setattr(Symbol, f"__{_name}__", _method(_name))
+setattr(Symbol, "__pos__", _method("positive"))  # noqa: B010  # mypy takes it for an operation on the class
 Symbol.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 

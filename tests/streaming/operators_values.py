@@ -76,8 +76,21 @@ def reductions(draw: Any) -> Case:
     return draw(surrounded(one + two, channels))
 
 
+@st.composite
+def likes(draw: Any) -> Case:
+    """Constants of a value's size."""
+    functions: list[Callable[[Tensor], Tensor]] = [
+        lambda x: torch.where(x.isnan() | (x > 1), torch.zeros_like(x), x),
+        lambda x: torch.maximum(+x, torch.full_like(x, 0.3)) - torch.ones_like(x),
+        lambda x: torch.cat([x, torch.ones_like(x[:, :1])], 1) * torch.ones_like(x[:, :1], dtype=torch.bool),
+        lambda x: x.transpose(1, 2).mul(torch.full_like(x, 2, dtype=torch.int64).mT).mT,
+    ]
+    return draw(surrounded(functions, draw(CHANNELS)))
+
+
 TABLE: dict[str, st.SearchStrategy[Case]] = {
     "powers and functions of a number": powers(),
     "LPPool1d": power_pool(),
+    "constants of a value's size": likes(),
     "reductions over channels": reductions(),
 }

@@ -14,6 +14,7 @@ from torch import Tensor
 from service.streaming.lowering import lowers
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Pointwise
+from service.streaming.operators.casting import KINDS
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
@@ -210,3 +211,30 @@ def new_zeros(trace: Trace, symbol: Symbol, *size: Any) -> Tensor:
 @lowers("new_ones", any_kind=True)
 def new_ones(trace: Trace, symbol: Symbol, *size: Any, dtype: torch.dtype | None = None, device: object = None) -> Tensor:
     return torch.ones(*size, dtype=dtype)
+
+
+@lowers("full_like", any_kind=True)
+def full_like(
+    trace: Trace, symbol: Symbol, fill_value: float, *, dtype: torch.dtype | None = None, device: object = None, **_: object
+) -> Symbol:
+    kind = dtype or symbol.dtype
+    if not isinstance(fill_value, int | float) or kind not in KINDS:
+        trace.refuse(f"{trace.calling} of {kind}", "Fill with a number, of a kind that streams.")
+    fill = float(torch.full((), fill_value, dtype=kind))
+    operator = Elementwise("full", symbol.channels, lambda x: torch.full_like(x, fill), fill)
+    return trace.add_each(operator, symbol, dtype=kind)
+
+
+@lowers("zeros_like", any_kind=True)
+def zeros_like(trace: Trace, symbol: Symbol, **settings: Any) -> Symbol:
+    return full_like(trace, symbol, 0, **settings)
+
+
+@lowers("ones_like", any_kind=True)
+def ones_like(trace: Trace, symbol: Symbol, **settings: Any) -> Symbol:
+    return full_like(trace, symbol, 1, **settings)
+
+
+@lowers("positive", any_kind=True)
+def positive(trace: Trace, symbol: Symbol) -> Symbol:
+    return symbol
