@@ -120,23 +120,27 @@ class Assignment:
         self._count()
 
     def report_lag(self) -> None:
-        """Records between each live task's committed offset and the end of its partition; not known while the broker is away.
-
-        Now and then also whether there are as many partitions as there were: `OperatorActionRequired` where somebody added some.
-        """
+        """Records between each live task's committed offset and the end of its partition; not known while the broker is away."""
         now = self._clock()
         if now - self._lag_at < _LAG_EVERY:
             return
         self._lag_at = now
         with contextlib.suppress(TransportUnavailable):
-            if now - self._counted_at >= _COUNT_EVERY and not self.restoring:
-                self._counted_at = now
-                for topic in {task.input.topic for task in self.tasks.values()}:
-                    check_partitions(topic, self._policy.partitions, "when this process started", self._reader, timeout=0.5)
             for task in self.tasks.values():
                 if task.live:
                     _, end = self.source.watermarks(task.input, timeout=0.5)
                     self._metrics.lagging(task.input.topic, task.number, max(end - task.committed, 0))
+
+    def count_partitions(self) -> None:
+        """Now and then. Raises `OperatorActionRequired` where somebody has added some: incremental rebalances do not tell."""
+        now = self._clock()
+        if now - self._counted_at < _COUNT_EVERY or self.restoring:
+            return
+        self._counted_at = now
+        with contextlib.suppress(TransportUnavailable):
+            for topic in {task.input.topic for task in self.tasks.values()}:
+                partitions = self._reader.partitions(topic, timeout=0.5)
+                check_partitions(topic, partitions, self._policy.partitions, "when this process started")
 
     def advance(self) -> None:
         """Go on with restoring, a little for each task in turn, so that live tasks wait no longer than `_PAUSE`.

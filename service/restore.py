@@ -117,7 +117,8 @@ def restore(
     """
     committed = yield from _committed(task, source)
     low, high = source.watermarks(task.input, policy.timeout)
-    check_partitions(task.input.topic, policy.partitions, "when this process started", reader, policy.timeout)
+    partitions = reader.partitions(task.input.topic, policy.timeout)
+    check_partitions(task.input.topic, partitions, policy.partitions, "when this process started")
     yield
     where = f"{task.input.topic} partition {task.input.partition}"
     if committed is not None and committed == left and low <= committed.offset <= high:
@@ -146,7 +147,7 @@ def restore(
             )
         return Restored(committed.offset, committed.offset, "", 0, suspicion=found.suspicion)
     metadata = OffsetMetadata.from_text(committed.metadata)
-    _check(where, committed, metadata, found.ahead, low, reader, task, policy)
+    _check(where, committed, metadata, found.ahead, low, task, policy)
     start, rebuild = metadata.replay_from, None
     if found.damaged:
         while reader.busy:
@@ -261,11 +262,10 @@ def _check(
     metadata: OffsetMetadata,
     ahead: int,
     low: int,
-    reader: SharedReader,
     task: Task,
     policy: RestorePolicy,
 ) -> None:
-    check_partitions(task.input.topic, metadata.partitions, "when offsets were committed", reader, policy.timeout)
+    check_partitions(task.input.topic, policy.partitions, metadata.partitions, "when offsets were committed")
     if metadata.replay_from < low:
         raise OperatorActionRequired(
             f"{where}: records from {metadata.replay_from} on must be replayed, but the log begins at {low}: retention has "
@@ -279,9 +279,8 @@ def _check(
         )
 
 
-def check_partitions(topic: str, expected: int, when: str, reader: SharedReader, timeout: float) -> None:
+def check_partitions(topic: str, partitions: int | None, expected: int, when: str) -> None:
     """Raises `OperatorActionRequired` where the topic has another number of partitions than it had."""
-    partitions = reader.partitions(topic, timeout)
     if partitions != expected:
         raise OperatorActionRequired(
             f"{topic} has {partitions} partitions, but had {expected} {when}. Keys have moved to other partitions and their "

@@ -51,19 +51,19 @@ class Standing:
 
         Raises the error where there has been no answer for longer than an outage may last, or too many transactions have failed.
         """
+        self.note_away(error)
+        if self._away_at - self._away_since > self._outage or self.failures > self._max_failures:
+            raise error
+        self.sleep(_ASK_AGAIN)
+
+    def note_away(self, error: TransportUnavailable) -> None:
+        """The same from within a rebalance, which has to come to its end first: neither waits nor raises."""
         now = self._clock()
         if now - self._away_at > self._outage:
             self._away_since = now
         self._away_at = now
-        if now - self._away_since > self._outage or self.failures > self._max_failures:
-            raise error
-        self.note_away(error)
-        self.sleep(_ASK_AGAIN)
-
-    def note_away(self, error: TransportUnavailable) -> None:
-        """The same from within a rebalance, which has to come to its end first."""
         self.unknown = True
-        log.warning("broker_unavailable", reason=str(error))
+        log.warning("broker_unavailable", reason=str(error), since=round(now - self._away_since, 1))
 
     def note_commit(self) -> None:
         """All is well: neither outages nor failures before this one count any more."""

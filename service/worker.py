@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 
@@ -126,6 +126,7 @@ class Worker:
             if self.commits.due(self._intake.full):
                 self.commits.begin()
             self._assignment.report_lag()
+            self._assignment.count_partitions()
         except EpochAborted as error:
             self.standing.count_failure(error)
             self._intake.roll_back(error)
@@ -195,15 +196,9 @@ class Worker:
         log.info("revoked", tasks=_numbers(partitions))
         self.metrics.rebalanced("revoked")
         if not self._stopping and not self.standing.unknown:
-            try:
+            with self._to_the_end():
                 self.commits.commit(closing=_numbers(partitions))
                 self._quarantine.leave(self._assignment.suspicions(_numbers(partitions)))
-            except EpochAborted as error:
-                self._intake.roll_back(error)
-            except (OutcomeUnknown, Fenced) as error:
-                self.standing.note_unknown(error)
-            except TransportUnavailable as error:
-                self.standing.note_away(error)
         self._give_up(partitions)
 
     def lost(self, partitions: Sequence[Partition]) -> None:
@@ -211,16 +206,23 @@ class Worker:
         self.metrics.rebalanced("lost")
         self.standing.lost = True
         if not self._stopping and not self.standing.unknown:
-            try:
+            with self._to_the_end():
                 self.commits.finish()
-                self._intake.roll_back(EpochAborted("the group has given our partitions to another member"))
+                raise EpochAborted("the group has given our partitions to another member")
+        self._give_up(partitions)
+
+    @contextlib.contextmanager
+    def _to_the_end(self) -> Iterator[None]:
+        """A rebalance goes on whatever becomes of the epoch: the partitions are no longer ours."""
+        try:
+            try:
+                yield
             except EpochAborted as error:
                 self._intake.roll_back(error)
-            except (OutcomeUnknown, Fenced) as error:
-                self.standing.note_unknown(error)
-            except TransportUnavailable as error:
-                self.standing.note_away(error)
-        self._give_up(partitions)
+        except (OutcomeUnknown, Fenced) as error:
+            self.standing.note_unknown(error)
+        except TransportUnavailable as error:
+            self.standing.note_away(error)
 
     def _give_up(self, partitions: Sequence[Partition]) -> None:
         if self.standing.unknown:
@@ -242,8 +244,10 @@ class Worker:
                 self._intake.wait(self._assignment.split(self._intake.take())[1])
                 self._intake.feed_all()
                 self.commits.commit(closing=self._assignment.tasks)
-                with contextlib.suppress(TransportUnavailable):  # all is committed; at worst the next owner is more careful
+                try:
                     self._quarantine.leave(self._assignment.suspicions(self._assignment.tasks))
+                except TransportUnavailable as error:  # all is committed; at worst the next owner is more careful
+                    log.warning("quarantine_not_left", reason=str(error))
                 return
             except EpochAborted as error:
                 self._intake.roll_back(error)

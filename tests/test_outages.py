@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from service.errors import TransportUnavailable
+from service.errors import EpochAborted, TransportUnavailable
+from service.intake import Intake
 from service.quarantine import Quarantine
+from service.transport.interface import Partition
 from service.transport.memory import Fault
 from service.transport.memory.reader import MemoryReader
 from service.transport.memory.sink import MemorySink
@@ -73,7 +75,6 @@ def test_one_outage_after_another_is_not_one_long_one(cluster: Cluster, outage: 
 def test_moments_without_an_answer_do_not_add_up(cluster: Cluster, outage: Outage) -> None:
     """Each a few minutes after the other, with commits between them."""
     for _ in range(4):
-        outage.lasts = True
         cluster.now += 1.0  # so that the lag is asked for
         outage.begin()
         cluster.work(turns=2)
@@ -109,6 +110,29 @@ def test_an_outage_in_a_rebalance_lets_it_come_to_its_end(cluster: Cluster, monk
     assert left
     assert audited(cluster) == 8
     assert {"one", "two"} <= cluster.workers.keys()
+
+
+def test_nor_does_one_that_comes_while_an_epoch_is_rolled_back(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in (b"a", b"b", b"c", b"d"):
+        cluster.produce(key, 7)
+    cluster.work()
+    roll_back, tried = Intake.roll_back, []
+
+    def unanswered(self: Intake, error: EpochAborted) -> None:
+        tried.append(error)
+        if len(tried) == 1:
+            raise TransportUnavailable("no answer")
+        roll_back(self, error)
+
+    monkeypatch.setattr(Intake, "roll_back", unanswered)
+    cluster.workers["one"].lost([Partition("in", 0)])
+    assert tried
+    assert list(cluster.workers["one"]._assignment.tasks) == [1]
+    cluster.expel("one")
+    for key in (b"a", b"b", b"c", b"d"):
+        cluster.produce(key, 7)
+    cluster.work(turns=12)
+    assert audited(cluster) == 8
 
 
 def test_a_task_that_is_being_restored_is_restored_later(cluster: Cluster, outage: Outage) -> None:

@@ -55,6 +55,16 @@ def die_before_it_is_replaced(cluster: Cluster) -> None:
     assert "one" not in cluster.workers
 
 
+def begin_anew(cluster: Cluster) -> None:
+    """A worker ends a key's stream and begins the next one; whose snapshot is damaged then."""
+    cluster.start("one")
+    cluster.publish(KEYS[0], None)
+    cluster.produce(KEYS[0], 6)
+    cluster.work()
+    cluster.stop("one")
+    assert damage(cluster, KEYS[0])
+
+
 def whole(cluster: Cluster) -> bool:
     """Every state is right in the topic, so that nobody has to rebuild anything again."""
     cluster.stop("one")
@@ -76,12 +86,7 @@ def test_the_key_is_rebuilt_and_the_others_go_on(cluster: Cluster, harm: str) ->
 def test_nothing_older_comes_back_in_its_place(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     """The topic comes in parts: a snapshot of the stream before, in another part its tombstone and the damaged one."""
     cluster.stop("one")
-    cluster.start("one")
-    cluster.publish(KEYS[0], None)
-    cluster.produce(KEYS[0], 6)
-    cluster.work()
-    cluster.stop("one")
-    assert damage(cluster, KEYS[0])
+    begin_anew(cluster)
     monkeypatch.setattr("service.transport.memory.reader._MAX_RECORDS", at_once)
     cluster.start("one")
     cluster.produce(KEYS[0], 9)
@@ -100,12 +105,7 @@ def test_nor_what_a_local_disk_still_has(tmp_path: Path) -> None:
     cluster.work()
     cluster.crash("one")
     cluster.applications = applications()  # on another machine
-    cluster.start("one")
-    cluster.publish(KEYS[0], None)
-    cluster.produce(KEYS[0], 6)
-    cluster.work()
-    cluster.stop("one")
-    assert damage(cluster, KEYS[0])
+    begin_anew(cluster)
     cluster.applications = with_disk
     cluster.start("one")
     cluster.produce(KEYS[0], 9)

@@ -224,7 +224,7 @@ class Graph:
         accepts = self.accepts()
         for timeline in {node.output.timeline for node in self.nodes}:
             ready, total = timeline.ready, timeline.total
-            settled = max(count.settled for count in (ready, total, accepts))
+            settled = max(ready.settled, total.settled, accepts.settled, ready.first_apart(total, 1))
             span = np.arange(1, settled + lcm(ready.period, total.period, accepts.period) + 1, dtype=np.int64)
             if ((ready.numpy(span) > total.numpy(span)) & (accepts.numpy(span) != 0)).any():
                 raise NotStreamable(

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from service.streaming.tracing import Trace
 
 
-LONGEST = 1 << 40
-
-
 class Length:
     """The length of a value, or a whole number computed from it; `count` gives it for every number of frames."""
 
@@ -96,16 +93,13 @@ class Length:
         return np.unique(of.numpy(frames)[accepts.numpy(frames) != 0])
 
     @property
-    def least(self) -> int:
-        """A number that it is never less than, at the lengths at which the module has not raised so far; hugely negative where
-        there is none."""
-        counted = self.count.table
-        if self.count.gain <= 0:
-            accepts = self.trace.graph.accepts()
-            if self.count.gain and accepts.table[accepts.settled :].any():
-                return -LONGEST
-            counted = self._values(self.count)
-        return int(counted.min()) if len(counted) else 0
+    def may_be_negative(self) -> bool:
+        """At a length at which the module has not raised so far."""
+        if self.count.gain > 0:
+            return bool(self.count.table.min() < 0)
+        accepts = self.trace.graph.accepts()
+        falls = self.count.gain < 0 and bool(accepts.table[accepts.settled :].any())
+        return falls or bool((self._values(self.count) < 0).any())
 
     def asked(self) -> int:
         """The number that it is: the module is traced once for each of them."""

@@ -53,10 +53,9 @@ class Count:
         """
         period = lcm(*(count.period for count in inputs))
         period *= lcm(*(stride // gcd(stride, count.gain * (period // count.period)) for count in inputs))
-        settled = max(count.first_beyond(reach) for count in inputs)
-        settled = max([settled, *(a.first_apart(b, reach) for a, b in combinations(set(inputs), 2))])
-        if empty is not None:
-            settled = max(settled, 1)
+        beyond = [count.first_beyond(reach) for count in inputs]
+        apart = [a.first_apart(b, reach) for a, b in combinations(set(inputs), 2)]
+        settled = max(*beyond, *apart, 0 if empty is None else 1)
         if settled + period > MOST_FRAMES:
             raise NotStreamable(
                 f"lengths that grow at nearly the same rate, or numbers as large as {reach} beside them: what depends on both is "

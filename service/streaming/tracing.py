@@ -231,18 +231,16 @@ class Trace:
         frame = _user_frame()
         if frame is None:
             return None
-        with suppress(SyntaxError):
-            tree = ast.parse("".join(linecache.getlines(frame.f_code.co_filename)))
-            around = [node for node in ast.walk(tree) if isinstance(node, ast.Assert | ast.If) and _covers(node, frame.f_lineno)]
-            if around:
-                statement = max(around, key=lambda node: node.lineno)
-                if not isinstance(statement.test, ast.Compare) or len(statement.test.ops) > 1:
-                    return None
-                if isinstance(statement, ast.Assert):
-                    return True
-                if isinstance(statement.body[0], ast.Raise) and not statement.orelse:
-                    return False
-        return None
+        statements = [node for node in _nodes(frame.f_code.co_filename) if isinstance(node, ast.Assert | ast.If)]
+        around = [node for node in statements if _covers(node, node.test, frame.f_lineno)]
+        if not around:
+            return None
+        statement = max(around, key=lambda node: node.lineno)
+        if not isinstance(statement.test, ast.Compare) or len(statement.test.ops) > 1:
+            return None
+        if isinstance(statement, ast.Assert):
+            return True
+        return False if isinstance(statement.body[0], ast.Raise) and not statement.orelse else None
 
     def decided(self) -> bool:
         """The answer to the next question about lengths that has not the same one at all of them: yes, until the run with no."""
@@ -288,17 +286,20 @@ def _is_refusal(error: Exception) -> bool:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     if _is_own(frame.filename):
         return False
+    statements = [node for node in _nodes(frame.filename) if isinstance(node, ast.Assert | ast.Raise)]
+    return any(_covers(node, node, frame.lineno or 0) for node in statements)
+
+
+def _nodes(file: str) -> list[ast.AST]:
+    """All of a source file's syntax; nothing where it is no Python."""
     with suppress(SyntaxError):
-        tree = ast.parse("".join(linecache.getlines(frame.filename)))
-        statements = [node for node in ast.walk(tree) if isinstance(node, ast.Assert | ast.Raise)]
-        return any(node.lineno <= (frame.lineno or 0) <= (node.end_lineno or node.lineno) for node in statements)
-    return False
+        return list(ast.walk(ast.parse("".join(linecache.getlines(file)))))
+    return []
 
 
-def _covers(node: ast.Assert | ast.If, line: int) -> bool:
-    """Whether the line belongs to the statement's condition."""
-    last = node.test.end_lineno or node.lineno
-    return node.lineno <= line <= last
+def _covers(first: ast.stmt, last: ast.stmt | ast.expr, line: int) -> bool:
+    """Whether the line is one of those from the beginning of `first` to the end of `last`."""
+    return first.lineno <= line <= (last.end_lineno or first.lineno)
 
 
 def _is_own(file: str) -> bool:

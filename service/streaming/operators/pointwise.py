@@ -187,7 +187,7 @@ def dropout(trace: Trace, symbol: Symbol, p: float = 0.5, training: bool = True)
     return symbol
 
 
-@lowers("detach", "requires_grad", "cpu", any_kind=True)
+@lowers("detach", "requires_grad", "cpu", "positive", any_kind=True)
 def same(trace: Trace, symbol: Symbol) -> Symbol:
     return symbol
 
@@ -233,8 +233,3 @@ def zeros_like(trace: Trace, symbol: Symbol, **settings: Any) -> Symbol:
 @lowers("ones_like", any_kind=True)
 def ones_like(trace: Trace, symbol: Symbol, **settings: Any) -> Symbol:
     return full_like(trace, symbol, 1, **settings)
-
-
-@lowers("positive", any_kind=True)
-def positive(trace: Trace, symbol: Symbol) -> Symbol:
-    return symbol

@@ -158,7 +158,7 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[Any], mode: str = "constant"
     left, right = sides[time : time + 2]
     if not all(isinstance(side, int) for place, side in enumerate(sides) if place != time + 1):
         trace.refuse("padding on the left by an amount that depends on the length", "Pad by it on the right, at the end.")
-    if isinstance(right, Length) and (mode != "constant" or left < 0 or right.least < 0):
+    if isinstance(right, Length) and (mode != "constant" or left < 0 or right.may_be_negative):
         right = right.asked()
     fill = float(torch.zeros((), dtype=symbol.dtype).fill_(value or 0.0))
     for place, axis in enumerate(symbol.axes.each):
