@@ -16,7 +16,6 @@ from service.background import Beside, in_thread
 from service.codec import decoder, encoder
 from service.codec.interface import Decoder, Encoder
 from service.config import Config
-from service.epoch import Topics
 from service.errors import OperatorActionRequired
 from service.observe.metrics import Metrics
 from service.restore import RestorePolicy
@@ -24,6 +23,7 @@ from service.scheduler import Scheduler
 from service.settings import WorkerSettings, membership
 from service.state import Origin, SnapshotDisk, SnapshotPolicy, Streams
 from service.streaming import Program
+from service.topics import Topics
 from service.transport.interface import TopicDescription, Transport
 from service.worker import Worker
 
@@ -54,7 +54,7 @@ class Application:
     @property
     def topics(self) -> Topics:
         config = self.config
-        return Topics(config.output.topic, config.dead_letters.topic, config.snapshot_topic)
+        return Topics(config.output.topic, config.dead_letters.topic, config.snapshot_topic, config.app)
 
     def worker(
         self,
@@ -69,10 +69,12 @@ class Application:
         """Checks the topics (raises `OperatorActionRequired`) and makes the loop, not yet connected to its group."""
         config = self.config
         partitions = check_topics(config, transport)
+        input_id = transport.admin().identity(config.input.topic, 10.0)
         # One row more than slots: the dummy's.
         streams = Streams(self.program, config.state.slots + 1, config.state.memory_bytes, self._disk(transport))
         settings = WorkerSettings(
             input=config.input.topic,
+            input_id=input_id,
             topics=self.topics,
             membership=membership(config),
             transactional_id=config.transactional_id,
@@ -91,11 +93,11 @@ class Application:
             self.encoder,
             SnapshotPolicy(config.state.snapshot_every, config.state.replay_records, config.state.snapshot_bytes_per_second),
             RestorePolicy(
-                config.snapshot_topic,
-                config.dead_letters.topic,
+                self.topics,
                 self.fingerprint,
                 self.program.check,
                 partitions,
+                input_id,
                 accept_fingerprint,
                 wall=wall,
             ),

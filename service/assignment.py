@@ -68,7 +68,7 @@ class Assignment:
 
     def in_quarantine(self, records: Sequence[RecordBatch]) -> tuple[list[RecordBatch], list[RecordBatch]]:
         """Those of `records` that must be fed one by one, and the others."""
-        suspect = [part.offsets[0] < self.tasks[part.partition].suspicion.until for part in records]
+        suspect = [self.tasks[part.partition].suspicion.reaches(part.offsets) for part in records]
         return (
             [part for part, one_by_one in zip(records, suspect, strict=True) if one_by_one],
             [part for part, one_by_one in zip(records, suspect, strict=True) if not one_by_one],
@@ -83,6 +83,17 @@ class Assignment:
         for part in records:
             task = self.tasks[part.partition]
             task.next_offset = max(task.next_offset, part.offsets[-1] + 1)
+
+    def pass_gaps(self) -> None:
+        """Once all that was delivered has been fed: live tasks go on behind offsets without records, such as the marks that input
+        transactions end with. Retention will take those too, and an offset before them would lie below the log then."""
+        for task in self.tasks.values():
+            if task.live:
+                task.next_offset = max(task.next_offset, self.source.position(task.input))
+
+    def behind(self) -> bool:
+        """Whether a live task has gone on without a record to commit."""
+        return any(task.live and task.next_offset > task.committed for task in self.tasks.values())
 
     def add(self, partitions: Sequence[Partition]) -> None:
         """New tasks. Streams of tasks that this process had before, and that do not come back now, are forgotten."""

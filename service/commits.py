@@ -10,11 +10,11 @@ import structlog
 
 from service.assignment import Assignment
 from service.background import Beside, Wait
+from service.begun import BEGUN_KEY, Begun
 from service.epoch import Epoch
 from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError
 from service.landmarks import Landmarks
 from service.observe.metrics import Metrics
-from service.restore import BEGUN, BEGUN_KEY
 from service.settings import WorkerSettings
 from service.standing import Standing
 from service.state import Chosen, SnapshotPolicy, Streams
@@ -106,9 +106,12 @@ class Commits:
             return full or now - self.epoch.begun_at >= self._settings.commit_interval
         if any(task.live and (not task.metadata or task.rebuild) for task in self._assignment.tasks.values()):
             return True
-        idle = now - self._committed_at >= self._settings.commit_interval
+        idle = now - self._committed_at
+        if idle >= self._policy.every and self._assignment.behind():
+            return True
         return self._streams.cold.crowded or (
-            idle and self._streams.overdue(self._policy, self._assignment.live(), now, now - self._committed_at)
+            idle >= self._settings.commit_interval
+            and self._streams.overdue(self._policy, self._assignment.live(), now, now - self._committed_at)
         )
 
     def commit(self, closing: Collection[int] = ()) -> None:
@@ -126,14 +129,15 @@ class Commits:
         tombstones = [(task, key) for task, key in self.tombstones if task in live]
         tombstones += [(task, key) for task, keys in rebuilt.items() for key in keys if not self._streams.holds(task, key)]
         announced = all(self._assignment.tasks[task].metadata for task in live)
-        if announced and not (self.epoch.open or len(chosen) or tombstones):
+        if announced and not (self.epoch.open or len(chosen) or tombstones or self._assignment.behind()):
             return
         self.epoch.begin(now)
         for task, key in tombstones:
             self.epoch.snapshot(task, key, None)
         for task in live:
             if not self._assignment.tasks[task].metadata:
-                self.epoch.snapshot(task, BEGUN_KEY, BEGUN)
+                begun = Begun(self._assignment.tasks[task].live_at, self._settings.input_id)
+                self.epoch.snapshot(task, BEGUN_KEY, begun.to_bytes())
         snapshots = self._streams.snapshots(chosen)
         for task, key, data in snapshots:
             self.epoch.snapshot(task, key, data)

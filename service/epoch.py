@@ -6,16 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from service.codec.interface import Refusal
-from service.transport.interface import Committed, GroupToken, Partition, RecordBatch, Sink
-
-
-@dataclass(frozen=True, slots=True)
-class Topics:
-    """Where an epoch writes."""
-
-    output: str
-    dead_letters: str
-    snapshots: str
+from service.topics import Topics
+from service.transport.interface import Committed, GroupToken, Headers, Partition, RecordBatch, Sink
 
 
 @dataclass(slots=True)
@@ -47,12 +39,13 @@ class Epoch:
         """The refused record as it came, with where it came from and why it was refused.
 
         A value above `letter_bytes`, which the topic might refuse, is left out, and so are a key and headers above a twentieth of
-        that; their sizes and the place in the input remain.
+        that, headers as they are in the log; their sizes and the place in the input remain.
         """
         key, value = records.keys[row], records.values[row]
         found = {
             "penstock.error": str(refusal.reason),
             "penstock.message": refusal.message,
+            "penstock.app": self.topics.app,
             "penstock.topic": records.topic,
             "penstock.partition": str(records.partition),
             "penstock.offset": str(records.offsets[row]),
@@ -65,7 +58,7 @@ class Epoch:
             found["penstock.key_bytes"] = str(len(key))
             key = None
         headers = records.headers(row)
-        if (size := sum(len(name) + len(content or b"") for name, content in headers)) > self.letter_bytes // 20:
+        if (size := _logged_bytes(headers)) > self.letter_bytes // 20:
             found["penstock.headers_bytes"] = str(size)
             headers = []
         headers = headers + [(name, text.encode()) for name, text in found.items()]
@@ -91,3 +84,13 @@ class Epoch:
     def abort(self, timeout: float) -> None:
         if self.open:
             self.sink.abort(timeout)
+
+
+def _logged_bytes(headers: Headers) -> int:
+    """What headers take in a Kafka record: names and contents, each after its length."""
+    return sum(_with_length(len(name.encode())) + _with_length(len(content or b"")) for name, content in headers)
+
+
+def _with_length(size: int) -> int:
+    """The length is written in zigzag, seven bits a byte."""
+    return size + ((2 * size | 1).bit_length() + 6) // 7

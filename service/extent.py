@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,29 @@ from service.transport.interface import Partition, Reader, RecordBatch
 def shown(key: bytes | None) -> str:
     """A key as predictions and messages show it."""
     return (key or b"").decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class Offsets:
+    """Offsets of one partition, as runs in order, none of them empty."""
+
+    runs: tuple[range, ...]
+
+    @property
+    def start(self) -> int:
+        return self.runs[0].start if self.runs else 0
+
+    @property
+    def stop(self) -> int:
+        """After the last of them."""
+        return self.runs[-1].stop if self.runs else 0
+
+    def __bool__(self) -> bool:
+        return bool(self.runs)
+
+    def __contains__(self, offset: int) -> bool:
+        at = bisect_right(self.runs, offset, key=lambda run: run.start)
+        return at > 0 and offset in self.runs[at - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +62,26 @@ class Extent:
             raise ConfigurationError(f"--from {begin} is not before --to {end}")
         return found
 
-    def offsets(self, reader: Reader, partition: Partition, low: int, stop: int, timeout: float) -> range:
-        """The offsets that the times mean, within `low … stop`: from the first record that is not earlier than `begin` to the one
-        before the first that is not earlier than `end`."""
-        first = low if self.begin is None else reader.offset_at(partition, self.begin, timeout)
-        last = stop if self.end is None else reader.offset_at(partition, self.end, timeout)
-        return range(min(max(first, low), stop), min(max(last, low), stop))
+    def offsets(self, reader: Reader, partition: Partition, low: int, stop: int, timeout: float) -> Offsets:
+        """The offsets within `low … stop` of the records that the times mean.
+
+        Each record is told by its own time, since times in a log need not be in order: one clock that is wrong moves only its own
+        records in or out. So the log is read to its end, from the first record on that is not earlier than `begin`.
+        """
+        edges = [low] if self.begin is None else []  # where runs begin and end, in turn
+        if self.begin is not None or self.end is not None:
+            first = low if self.begin is None else max(low, reader.offset_at(partition, self.begin, timeout))
+            for batch in reader.read(partition, first, stop, timeout):
+                for offset, at in zip(batch.offsets, batch.timestamps, strict=True):
+                    if self._covers(at) != len(edges) % 2:
+                        edges.append(offset)
+        if len(edges) % 2:
+            edges.append(stop)
+        runs = (range(begin, end) for begin, end in zip(edges[::2], edges[1::2], strict=True))
+        return Offsets(tuple(run for run in runs if run))
+
+    def _covers(self, timestamp: int) -> bool:
+        return (self.begin is None or timestamp >= self.begin) and (self.end is None or timestamp < self.end)
 
     def holds(self, key: bytes | None) -> bool:
         return self.keys is None or shown(key) in self.keys

@@ -18,6 +18,7 @@ from service.refused import cut
 from service.scheduler import Schedule
 from service.standing import Standing
 from service.state import Streams
+from service.task import Task
 from service.transport.interface import Partition, RecordBatch
 
 log = structlog.get_logger("penstock.intake")
@@ -72,10 +73,10 @@ class Intake:
         self._feed(records, schedule)
 
     def feed_all(self) -> None:
-        """All that wait, with as many commits as that takes."""
+        """All that wait, with as many commits as that takes; fewer once nobody knows what became of one."""
         records = self.take()
         self._feed(records, self._decode(records))
-        while self._waiting:
+        while self._waiting and not self._standing.unknown:
             self._commits.commit()
             records = self.take()
             self._feed(records, self._decode(records))
@@ -106,14 +107,22 @@ class Intake:
                 self._isolate(error)
 
     def _feed_one_by_one(self, count: int) -> None:
-        """The first `count` of those that wait, of tasks in quarantine: whichever ends the process now is known to the next one."""
-        fed = dict[int, int]()
+        """The first `count` of those that wait, of tasks in quarantine: whichever ends the process now is known to the next one.
+
+        Only in its own step has a record made its attempt: not while another task's is stepped, nor in a commit.
+        """
+        tried: tuple[Task, int] | None = None
         while count and not self._standing.unknown:
             if self._streams.room < 2:  # a record takes two slots at most: of the stream that it ends, of the one that it begins
+                self._outlived(tried)
+                tried = None
                 self._commits.commit()
             [part], rest = cut(self._waiting, 1)
             task, [offset] = self._assignment.tasks[part.partition], part.offsets
+            if tried and tried[0] is not task:
+                self._outlived(tried)
             refusal = self._quarantine.attempt(task.number, task.suspicion, offset)
+            tried = task, offset
             if refusal:
                 task.refused.records[offset] = refusal
             self._waiting = []
@@ -123,12 +132,19 @@ class Intake:
                 self._isolate(error)
             finally:
                 self._waiting += rest
-            if refusal or self._commits.due(self.full):  # at once: its attempts are forgotten with the next record's
+            if refusal:  # at once: its attempts are forgotten with the next record's
                 self._commits.commit()
-            fed[task.number] = offset
+            elif self._commits.due(self.full):
+                self._outlived(tried)
+                tried = None
+                self._commits.commit()
             count -= 1
-        for number, offset in fed.items():
-            self._quarantine.outlived(number, self._assignment.tasks[number].suspicion, offset)
+        self._outlived(tried)
+
+    def _outlived(self, tried: tuple[Task, int] | None) -> None:
+        if tried:
+            task, offset = tried
+            self._quarantine.outlived(task.number, task.suspicion, offset)
 
     def _isolate(self, failed: StepFailed | None) -> None:
         """Roll back and feed the epoch's records again, in parts that shrink at each failure and grow at each success,

@@ -9,7 +9,8 @@ many records in flight.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -34,13 +35,15 @@ log = structlog.get_logger("penstock.quarantine")
 @dataclass(slots=True)
 class Suspicion:
     """What is known of one task: how often it went live at offset `started`, and how often the record at `tried` was about to be
-    stepped alone. Records below `until` are fed one by one."""
+    stepped alone. The first `reach` records are fed one by one; `counted` of them were seen, the last one at offset `seen`."""
 
     started: int = _NOWHERE
     starts: int = 0
     tried: int = _NOWHERE
     attempts: int = 0
-    until: int = 0
+    reach: int = 0
+    counted: int = 0
+    seen: int = _NOWHERE
 
     def read(self, key: bytes, value: bytes | None) -> bool:
         """Take in a record of the snapshot topic; False for one that is about something else."""
@@ -55,6 +58,14 @@ class Suspicion:
             self.tried, self.attempts = offset, count
         return True
 
+    def reaches(self, offsets: Sequence[int]) -> bool:
+        """Whether these records, which may have been seen before, begin in quarantine. Offsets without records do not count."""
+        fresh = offsets[bisect_right(offsets, self.seen) :][: self.reach - self.counted]
+        if fresh:
+            self.counted += len(fresh)
+            self.seen = fresh[-1]
+        return self.reach > 0 and offsets[0] <= self.seen
+
 
 class Quarantine:
     """Writes `Suspicion`s down. `reach` is how many records beyond the committed offset a process may have had in its hands."""
@@ -64,15 +75,19 @@ class Quarantine:
         self._topic = topic
         self._reach = reach
         self._timeout = timeout
+        self._begun: dict[int, int] = {}
 
     def begin(self, task: int, suspicion: Suspicion, offset: int) -> None:
-        """The task goes live at `offset`, with what the processes before have written. Raises `TransportUnavailable`."""
-        suspicion.starts = suspicion.starts + 1 if suspicion.started == offset else 1
-        suspicion.started = offset
-        self._write(task, _STARTS_KEY, offset, suspicion.starts)
+        """The task goes live at `offset`, with what the processes before have written; a process that recovers counts once. Raises
+        `TransportUnavailable`."""
+        if self._begun.get(task) != offset:
+            suspicion.starts = suspicion.starts + 1 if suspicion.started == offset else 1
+            suspicion.started = offset
+            self._write(task, _STARTS_KEY, offset, suspicion.starts)
+            self._begun[task] = offset
         if suspicion.starts > STARTS:
-            suspicion.until = offset + self._reach
-            log.warning("quarantine", task=task, offset=offset, starts=suspicion.starts, until=suspicion.until)
+            suspicion.reach = self._reach
+            log.warning("quarantine", task=task, offset=offset, starts=suspicion.starts, records=self._reach)
 
     def attempt(self, task: int, suspicion: Suspicion, offset: int) -> Refusal | None:
         """The record at `offset` is about to be stepped alone: written down when this returns. Or it has had its attempts."""
@@ -91,6 +106,7 @@ class Quarantine:
     def leave(self, tasks: Mapping[int, Suspicion]) -> None:
         """These tasks are left in good order: the next start is the first."""
         for task, suspicion in tasks.items():
+            self._begun.pop(task, None)
             suspicion.starts = 0
             self._publish(task, _STARTS_KEY, suspicion.started, 0)
         self._publisher.flush(self._timeout)

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 
 import structlog
 
+from service.begun import Begun
 from service.codec.interface import Reason, Refusal
 from service.errors import OperatorActionRequired, SnapshotDamaged
 from service.refused import RefusedRecords, dead_letter_of
+from service.topics import Topics
 from service.transport.interface import Partition, Reader, RecordBatch
 
 log = structlog.get_logger("penstock.restore")
 
 UNKNOWN = -1
-"""For a stream whose first offset cannot be read any more: it may have begun with the log."""
+"""For a stream whose first offset cannot be read any more: it may have begun with the first record that was fed."""
 
 _BY_THEIR_DEEDS = {Reason.STEP_FAILED, Reason.KILLS}
 
@@ -58,12 +60,13 @@ class Rebuild:
 
 
 def rebuilding(
-    task: int,
+    input: Partition,
     damaged: Mapping[bytes, Damage],
+    beginning: Begun | None,
     log_begins: int,
     replay_from: int,
     refused: RefusedRecords,
-    dead_letters: str,
+    topics: Topics,
     reader: Reader,
     timeout: float,
 ) -> Generator[None, None, Rebuild]:
@@ -72,7 +75,7 @@ def rebuilding(
     open transaction of another instance may hold them up for a while."""
     keys = {}
     for key, damage in damaged.items():
-        first = max(damage.first, 0)
+        first = damage.first if damage.first != UNKNOWN else beginning.first if beginning else 0
         if first < log_begins:
             raise _unusable(
                 key,
@@ -82,15 +85,19 @@ def rebuilding(
                 else f"where its stream began is not legible, and the log begins at {log_begins}",
             )
         keys[key] = first
-        log.warning("rebuilding", task=task, key=key.decode("utf-8", "backslashreplace"), offset=first, reason=str(damage.why))
+        log.warning(
+            "rebuilding", task=input.partition, key=key.decode("utf-8", "backslashreplace"), offset=first, reason=str(damage.why)
+        )
     rebuild = Rebuild(keys, replay_from)
+    dead_letters = topics.dead_letters
     for number in range(reader.partitions(dead_letters, timeout) or 0):
         low, high = reader.watermarks(Partition(dead_letters, number), timeout)
         reaches = 0 if low == 0 else replay_from
         for batch in reader.read(Partition(dead_letters, number), low, high, timeout):
             for row in range(len(batch)):
-                partition, offset, reason = dead_letter_of(batch.headers(row))
-                if partition == task:
+                letter = dead_letter_of(batch.headers(row), topics.app, input.topic)
+                if letter and letter[0] == input.partition:
+                    _, offset, reason = letter
                     reaches = min(reaches, offset)
                     if reason in _BY_THEIR_DEEDS:
                         refused.records.setdefault(offset, Refusal(Reason(reason), "refused before"))

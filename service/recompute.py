@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import groupby
+
+import numpy as np
 
 from service.app import Application
-from service.audit.read import on_trust, read_letters
-from service.codec.interface import Reason, Refusal
+from service.audit.read import Letters, on_trust, read_letters
+from service.codec.interface import Decoder, Reason, Refusal
 from service.config import Config
-from service.epoch import Epoch, Topics
+from service.epoch import Epoch
 from service.errors import OperatorActionRequired
-from service.extent import EVERYTHING, Extent
+from service.extent import EVERYTHING, Extent, Offsets
 from service.feeder import Feeder
 from service.observe.metrics import Metrics
 from service.portion import portion
 from service.refused import Refusals, cut
 from service.scheduler import Scheduler
-from service.state import Streams
+from service.state import Chosen, Streams
+from service.topics import Topics
 from service.transport.interface import Isolation, Partition, Reader, RecordBatch, TopicDescription, Transport
 
 _TIMEOUT = 30.0
@@ -32,12 +37,14 @@ _TIMEOUT = 30.0
 @dataclass(slots=True)
 class Recomputed:
     """Counts: input records within the extent, predictions published for them, records among them that are refused, and keys
-    with a stream whose beginning the log no longer holds, of which nothing is published until their next stream."""
+    with a stream whose beginning the log no longer holds, of which nothing is published until their next stream; and keys with
+    records so old that the dead letters do not tell any more which of them were refused for what they did, so that all are fed."""
 
     records: int = 0
     predictions: int = 0
     refused: int = 0
     keys_left_out: int = 0
+    keys_in_doubt: int = 0
 
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
@@ -45,43 +52,70 @@ class Recomputed:
 
 @dataclass(slots=True)
 class _Recomputation(Epoch):
-    """Its dead letters and snapshots are the application's, which has written them already."""
+    """Its dead letters and snapshots are the application's, which has written them already. The disk has to hear of streams that
+    ended all the same."""
 
     def dead_letter(self, records: RecordBatch, row: int, refusal: Refusal) -> None:
         self.letters += 1
 
-    def snapshot(self, task: int, key: bytes, data: bytes | None) -> None: ...
+    def snapshot(self, task: int, key: bytes, data: bytes | None) -> None:
+        self.written.append((task, key, data))
 
 
 class _Whole:
-    """Lets the records of streams pass whose beginning the log holds; of a log that begins later than at 0, these are the
-    streams that begin after their key's first end."""
+    """Lets the records of streams pass whose beginning the log holds; of a log that begins later than at 0, these are the streams
+    that begin after their key's first end, or its first change of rate. Refused records are neither."""
 
-    def __init__(self, begins_at: int) -> None:
+    def __init__(self, begins_at: int, decoder: Decoder, refused: Collection[int]) -> None:
         self._begins_at = begins_at
-        self._ended: set[bytes | None] = {None}
-        self.left_out: set[bytes | None] = set()
+        self._decoder = decoder
+        self._refused = refused
+        self._passing: set[bytes | None] = {None}
+        self._rates: dict[bytes | None, float] = {}
+
+    @property
+    def left_out(self) -> int:
+        """Keys with a stream whose beginning is gone."""
+        return len(self._rates)
 
     def select(self, batch: RecordBatch) -> RecordBatch:
         if self._begins_at == 0:
             return batch
-        rows = []
-        for row, (key, value) in enumerate(zip(batch.keys, batch.values, strict=True)):
-            if key in self._ended:
-                rows.append(row)
-            elif value is None:
-                self._ended.add(key)
-            else:
-                self.left_out.add(key)
+        waiting = [
+            row
+            for row, (key, offset) in enumerate(zip(batch.keys, batch.offsets, strict=True))
+            if key not in self._passing and offset not in self._refused
+        ]
+        begun = self._beginnings(batch.take(waiting)) if waiting else {}
+        rows = [
+            row
+            for row, (key, offset) in enumerate(zip(batch.keys, batch.offsets, strict=True))
+            if key in self._passing or (key in begun and offset >= begun[key])
+        ]
+        self._passing |= begun.keys()
         return batch.take(rows)
+
+    def _beginnings(self, batch: RecordBatch) -> dict[bytes | None, int]:
+        """Of keys that pass from now on, the offset of the first record that does."""
+        chunks = self._decoder.decode(batch.keys, batch.values, batch.timestamps)
+        found: dict[bytes | None, int] = {}
+        for row, (key, offset) in enumerate(zip(batch.keys, batch.offsets, strict=True)):
+            if key in found or row in chunks.refused:
+                continue
+            rate = float(chunks.rates[row])
+            if chunks.ends[row]:
+                found[key] = offset + 1
+            elif self._rates.setdefault(key, rate) != rate:
+                found[key] = offset
+        return found
 
 
 class _Streams:
-    """The streams of one input partition, fed from their beginnings; published is what follows from `first` on."""
+    """The streams of one input partition, fed from their beginnings; published is what follows from the records `within`."""
 
-    def __init__(self, application: Application, partition: Partition, first: int, refused: Refusals) -> None:
+    def __init__(self, application: Application, partition: Partition, within: Offsets, refused: Refusals) -> None:
         config = application.config
-        self._first = first
+        self._within = within
         self._refused = refused
         self._max_records = config.poll.max_records
         self._streams = Streams(application.program, config.state.slots + 1, config.state.memory_bytes)
@@ -99,11 +133,20 @@ class _Streams:
 
     def feed(self, batch: RecordBatch, epoch: Callable[[], Epoch]) -> Iterator[Epoch]:
         """Yields each epoch, for its transaction to be committed."""
-        cut_at = bisect_left(batch.offsets, self._first)
-        before, records = [batch.slice(0, cut_at)], [batch.slice(cut_at, len(batch))]
-        while before:
-            part, before = portion(before, self._streams.room, at_least=1)
-            self._feeder.replay(part, self._refused)
+        for meant, group in groupby(range(len(batch)), lambda row: batch.offsets[row] in self._within):
+            rows = list(group)
+            records = [batch.slice(rows[0], rows[-1] + 1)]
+            if meant:
+                yield from self._publish(records, epoch)
+            else:
+                self._pass(records)
+
+    def _pass(self, records: list[RecordBatch]) -> None:
+        while records:
+            part, records = portion(records, self._streams.room, at_least=1)
+            self._settle([(task, key, None) for task, key in self._feeder.replay(part, self._refused)])
+
+    def _publish(self, records: list[RecordBatch], epoch: Callable[[], Epoch]) -> Iterator[Epoch]:
         while records:
             part, records = cut(records, self._max_records)
             part, schedule, rest = self._feeder.fitting(part, self._feeder.decode(part, self._refused), self._refused)
@@ -113,37 +156,49 @@ class _Streams:
                 current.begin(time.monotonic())
                 self._feeder.feed(part, schedule, current)
                 yield current
-                self._streams.settle()
+                self._settle(current.written)
             records = rest + records
+
+    def _settle(self, written: list[tuple[int, bytes, bytes | None]]) -> None:
+        """Nothing is fed twice, so that frozen streams are as good as committed: the disk may have what is too much for memory."""
+        self._streams.committed(Chosen(np.zeros(0, np.int64), self._streams.cold.dirty.dirty()), written)
+
+    def close(self) -> None:
+        self._streams.close()
 
 
 def replay(application: Application, transport: Transport, into: str, extent: Extent = EVERYTHING) -> Recomputed:
     """Publish the predictions of `extent` into the topic `into`, which is made where it is missing, in transactions.
 
-    Streams are fed from their beginnings, and nothing is published before the extent begins. Raises `OperatorActionRequired` where
-    `into` is a topic of the application, or holds records: a replay that was interrupted begins anew, in an empty topic. Raises
-    `StepFailed` where the network does.
+    Streams are fed from their beginnings, and nothing is published of what the extent does not hold. Raises
+    `OperatorActionRequired` where `into` is a topic of the application, or holds records: a replay that was interrupted begins
+    anew, in an empty topic. Raises `StepFailed` where the network does.
     """
     config, done = application.config, Recomputed()
     reader = transport.reader(Isolation.READ_COMMITTED)
     sink = transport.sink(f"{config.app}-replay-{into}", config.commit.transaction_timeout)
     try:
         inputs = _prepare(config, transport, reader, into)
-        refused = _refused(config, reader, extent)
+        letters = read_letters(config, reader, extent)
+        refused = _refused(letters)
         sink.open(_TIMEOUT)
         for partition in inputs:
             low, high = reader.watermarks(partition, _TIMEOUT)
             within = extent.offsets(reader, partition, low, high, _TIMEOUT)
             if not within:
                 continue
-            whole, streams = _Whole(low), _Streams(application, partition, within.start, refused)
-            for batch in reader.read(partition, low, within.stop, _TIMEOUT):
-                for epoch in streams.feed(whole.select(extent.select(batch)), lambda: _Recomputation(sink, Topics(into, "", ""))):
-                    epoch.commit(_TIMEOUT)
-                    done.records += sum(map(len, epoch.records))
-                    done.predictions += epoch.predictions
-                    done.refused += epoch.letters
-            done.keys_left_out += len(whole.left_out)
+            whole = _Whole(low, application.decoder, refused.get(partition.partition, ()))
+            reach, in_doubt = letters.reach(partition.partition, high), set()
+            with closing(_Streams(application, partition, within, refused)) as streams:
+                for batch in map(whole.select, map(extent.select, reader.read(partition, low, within.stop, _TIMEOUT))):
+                    in_doubt |= set(batch.keys[: bisect_left(batch.offsets, reach)])
+                    for epoch in streams.feed(batch, lambda: _Recomputation(sink, Topics(into, "", ""))):
+                        epoch.commit(_TIMEOUT)
+                        done.records += sum(map(len, epoch.records))
+                        done.predictions += epoch.predictions
+                        done.refused += epoch.letters
+            done.keys_left_out += whole.left_out
+            done.keys_in_doubt += len(in_doubt - {None})
     finally:
         sink.close()
         reader.close()
@@ -170,8 +225,7 @@ def _prepare(config: Config, transport: Transport, reader: Reader, into: str) ->
     return [Partition(config.input.topic, number) for number in range(count)]
 
 
-def _refused(config: Config, reader: Reader, extent: Extent) -> Refusals:
+def _refused(letters: Letters) -> Refusals:
     """What the worker has refused for what it did, and what only its dead letter tells: left out here too."""
-    found = on_trust(read_letters(config.dead_letters.topic, reader, extent))
     note = Refusal(Reason.STEP_FAILED, "refused when it came")
-    return {number: dict.fromkeys(offsets, note) for number, offsets in found.items()}
+    return {number: dict.fromkeys(offsets, note) for number, offsets in on_trust(letters.found).items()}

@@ -69,8 +69,16 @@ def cut(records: Sequence[RecordBatch], count: int) -> tuple[list[RecordBatch], 
     return head, tail
 
 
-def dead_letter_of(headers: Headers) -> tuple[int, int, str]:
-    """Of a dead letter: the input partition and the offset of its record, and the reason. The record's own headers, in whatever
-    encoding, stand before those that say so."""
+def dead_letter_of(headers: Headers, app: str, topic: str) -> tuple[int, int, str] | None:
+    """Of a dead letter: the input partition and the offset of its record, and the reason. None for what is none of this
+    application's and input topic's, since others may write to the dead-letter topic too.
+
+    The record's own headers, in whatever encoding, stand before those that say so.
+    """
     found = {name: content or b"" for name, content in headers}
-    return int(found["penstock.partition"]), int(found["penstock.offset"]), found["penstock.error"].decode()
+    if found.get("penstock.topic") != topic.encode() or found.get("penstock.app", app.encode()) != app.encode():
+        return None
+    try:
+        return int(found["penstock.partition"]), int(found["penstock.offset"]), found["penstock.error"].decode()
+    except (KeyError, ValueError):
+        return None

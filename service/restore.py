@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
+from service.begun import Begun
 from service.codec.interface import RESERVED_KEYS
 from service.errors import OffsetsPending, OperatorActionRequired, SnapshotDamaged, SnapshotMismatch
 from service.incarnation import SIGNED
@@ -18,30 +19,25 @@ from service.rebuild import UNKNOWN, Damage, Rebuild, rebuilding
 from service.refused import RefusedRecords
 from service.state import Mark, Snapshot, Streams
 from service.task import OffsetMetadata, Task
+from service.topics import Topics
 from service.transport.interface import Committed, Partition, Reader, RecordBatch, Source
-
-BEGUN = b"PSNB\x01"
-"""The value of the record that a task's first commit leaves in the snapshot topic for good. Without it, a group whose offsets
-have expired after all its keys had ended would look like one that never ran, and compute everything again."""
 
 OWN_KEYS = RESERVED_KEYS
 """How the keys of the service's own records in the snapshot topic begin."""
-
-BEGUN_KEY = OWN_KEYS + b"begun"
 
 
 @dataclass(frozen=True, slots=True)
 class RestorePolicy:
     """What a recovery is judged against. `check` raises `SnapshotMismatch` for a state that the program cannot take; `partitions`
-    is the input's count when this process started; `accept_fingerprint` lets a replay range run under another program. A group
-    that never committed starts at the beginning.
+    and `input_id` are the input's count and id when this process started; `accept_fingerprint` lets a replay range run under
+    another program. A group that never committed starts at the beginning.
     """
 
-    snapshots: str
-    dead_letters: str
+    topics: Topics
     fingerprint: str
     check: Callable[[bytes], None]
     partitions: int
+    input_id: str | None = None
     accept_fingerprint: bool = False
     timeout: float = 10.0
     wall: Callable[[], float] = time.time
@@ -65,10 +61,11 @@ class Restored:
 @dataclass(slots=True)
 class _Found:
     """In a task's partition of the snapshot topic: whether the task has ever committed, the highest offset that a snapshot reaches,
-    how many were read, which are damaged, and what is noted of single records."""
+    where and on which input it began, how many were read, which are damaged, and what is noted of single records."""
 
     begun: bool
     ahead: int
+    beginning: Begun | None = None
     count: int = 0
     damaged: dict[bytes, Damage] = field(default_factory=dict)
     refused: RefusedRecords = field(default_factory=RefusedRecords)
@@ -115,7 +112,7 @@ def restore(
     `left` is what the group held when this process last closed the task, with memory true to it. Where the group still holds
     that, nobody has worked on the task since, and no snapshot is read.
     """
-    committed = yield from _committed(task, source)
+    committed = yield from _committed(task.input, source)
     low, high = source.watermarks(task.input, policy.timeout)
     partitions = reader.partitions(task.input.topic, policy.timeout)
     check_partitions(task.input.topic, partitions, policy.partitions, "when this process started")
@@ -127,33 +124,35 @@ def restore(
     if committed is None:
         if found.begun:
             raise OperatorActionRequired(
-                f"{where}: the group has no committed offset, but {policy.snapshots} says that it had one. "
+                f"{where}: the group has no committed offset, but {policy.topics.snapshots} says that it had one. "
                 "The offsets have expired or were deleted. Set them back to where the application stood, or, to begin anew and "
-                f"compute everything again, delete and create {policy.snapshots}."
+                f"compute everything again, delete and create {policy.topics.snapshots}."
             )
+        yield from _check_first(task, source, policy)
         return Restored(low, low, "", 0, suspicion=found.suspicion)
     if not low <= committed.offset <= high:
         side = "below the log's first offset" if committed.offset < low else "above the log's end"
         raise OperatorActionRequired(
             f"{where}: the committed offset {committed.offset} is {side} (the log holds {low} to {high}). Records were "
             "removed before they were processed, or the topic was created anew. Raise the topic's retention; to go on with what "
-            f"is there, use another `app` name, or reset the group's offsets and delete and create {policy.snapshots}."
+            f"is there, use another `app` name, or reset the group's offsets and delete and create {policy.topics.snapshots}."
         )
     if not committed.metadata:
         if found.begun:
             raise OperatorActionRequired(
-                f"{where}: the committed offset {committed.offset} carries no metadata, but {policy.snapshots} says that it "
-                f"had some. Another tool has moved the offset. Delete and create {policy.snapshots} to go on."
+                f"{where}: the committed offset {committed.offset} carries no metadata, but {policy.topics.snapshots} says that it "
+                f"had some. Another tool has moved the offset. Delete and create {policy.topics.snapshots} to go on."
             )
+        yield from _check_first(task, source, policy)
         return Restored(committed.offset, committed.offset, "", 0, suspicion=found.suspicion)
     metadata = OffsetMetadata.from_text(committed.metadata)
-    _check(where, committed, metadata, found.ahead, low, task, policy)
+    _check(where, committed, metadata, found, low, task, policy)
     start, rebuild = metadata.replay_from, None
     if found.damaged:
         while reader.busy:
             yield
         rebuild = yield from rebuilding(
-            task.number, found.damaged, low, start, found.refused, policy.dead_letters, reader, policy.timeout
+            task.input, found.damaged, found.beginning, low, start, found.refused, policy.topics, reader, policy.timeout
         )
         start = rebuild.start
     differs = metadata.fingerprint != policy.fingerprint and start < committed.offset
@@ -168,11 +167,11 @@ def restore(
     return Restored(committed.offset, start, committed.metadata, found.count, old, found.refused, found.suspicion, rebuild)
 
 
-def _committed(task: Task, source: Source) -> Generator[None, None, Committed | None]:
+def _committed(partition: Partition, source: Source) -> Generator[None, None, Committed | None]:
     timeout = 0.1  # short, so that polling goes on; longer each time, in case it is the broker that is slow
     while True:
         try:
-            return source.committed([task.input], timeout)[task.input]
+            return source.committed([partition], timeout)[partition]
         except OffsetsPending:
             timeout = min(2 * timeout, 0.5)
             yield
@@ -183,7 +182,7 @@ def _snapshots(task: Task, reader: SharedReader, policy: RestorePolicy, streams:
 
     The end is taken after the committed offset is known to be stable (rule 6).
     """
-    partition, disk = Partition(policy.snapshots, task.number), streams.cold.disk
+    partition, disk = Partition(policy.topics.snapshots, task.number), streams.cold.disk
     while reader.busy:
         yield
     low, high = reader.watermarks(partition, policy.timeout)
@@ -196,6 +195,7 @@ def _snapshots(task: Task, reader: SharedReader, policy: RestorePolicy, streams:
     refused, suspicion, damaged = found.refused, found.suspicion, found.damaged
     mismatched: dict[bytes, SnapshotMismatch] = {}
     for key, kept in disk.beginning_with(task.number, OWN_KEYS):
+        found.beginning = Begun.from_bytes(kept) or found.beginning
         _ = suspicion.read(key, kept) or refused.read(key, kept)
     for rate in mark.rates:
         streams.note_rate(rate)
@@ -208,7 +208,9 @@ def _snapshots(task: Task, reader: SharedReader, policy: RestorePolicy, streams:
                 own.append((name or b"", value))
                 continue
             found.begun = True
-            if refused.read(name or b"", value) or value == BEGUN:
+            beginning = Begun.from_bytes(value)
+            found.beginning = beginning or found.beginning
+            if beginning or refused.read(name or b"", value):
                 own.append((name or b"", value))
             elif (name or b"").startswith(OWN_KEYS) and value is not None:
                 mismatched[name or b""] = SnapshotMismatch("it is a note of the service itself that this version does not know")
@@ -260,23 +262,47 @@ def _check(
     where: str,
     committed: Committed,
     metadata: OffsetMetadata,
-    ahead: int,
+    found: _Found,
     low: int,
     task: Task,
     policy: RestorePolicy,
 ) -> None:
     check_partitions(task.input.topic, policy.partitions, metadata.partitions, "when offsets were committed")
+    snapshots = policy.topics.snapshots
+    if not found.begun:
+        raise OperatorActionRequired(
+            f"{where}: the group has committed offset {committed.offset}, but {snapshots} holds nothing of it: the topic was "
+            "emptied or created anew, and the states of streams that go on are gone with it. To begin anew, use another `app` "
+            "name, or reset the group's offsets."
+        )
+    known = found.beginning.input_id if found.beginning else None
+    if known and policy.input_id and known != policy.input_id:
+        raise OperatorActionRequired(
+            f"{where}: the offsets were committed for a topic of the same name that is gone (its id was {known}, now it is "
+            f"{policy.input_id}). To begin anew with this one, use another `app` name, or reset the group's offsets and delete and "
+            f"create {snapshots}."
+        )
     if metadata.replay_from < low:
         raise OperatorActionRequired(
             f"{where}: records from {metadata.replay_from} on must be replayed, but the log begins at {low}: retention has "
             "removed them. Raise the topic's retention above `state.snapshot_every`; the streams concerned cannot be rebuilt, so "
-            f"begin anew with another `app` name, or reset the group's offsets and delete and create {policy.snapshots}."
+            f"begin anew with another `app` name, or reset the group's offsets and delete and create {snapshots}."
         )
-    if ahead > committed.offset:
+    if found.ahead > committed.offset:
         raise OperatorActionRequired(
-            f"{where}: a snapshot reaches offset {ahead}, beyond the committed offset {committed.offset}: the offset was moved "
-            f"back by another tool. Set it to {ahead} or later, or delete and create {policy.snapshots} and begin anew."
+            f"{where}: a snapshot reaches offset {found.ahead}, beyond the committed offset {committed.offset}: the offset was "
+            f"moved back by another tool. Set it to {found.ahead} or later; to begin anew, reset the group's offsets and delete "
+            f"and create {snapshots}."
         )
+
+
+def _check_first(task: Task, source: Source, policy: RestorePolicy) -> Generator[None, None, None]:
+    """For a task without metadata: its partition may have been added, and no other may be ours that would tell. The group's first
+    partition tells, since every task commits as soon as it is assigned."""
+    committed = yield from _committed(Partition(task.input.topic, 0), source)
+    if committed is not None and committed.metadata:
+        expected = OffsetMetadata.from_text(committed.metadata).partitions
+        check_partitions(task.input.topic, policy.partitions, expected, "when offsets were committed")
 
 
 def check_partitions(topic: str, partitions: int | None, expected: int, when: str) -> None:

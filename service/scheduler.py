@@ -236,5 +236,10 @@ class Scheduler:
 
 
 def _rows_of(batch: RecordBatch, refused: Mapping[int, Refusal]) -> dict[int, Refusal]:
-    rows = {bisect_left(batch.offsets, offset): (offset, refusal) for offset, refusal in refused.items()}
-    return {row: refusal for row, (offset, refusal) in rows.items() if row < len(batch) and batch.offsets[row] == offset}
+    """Those that the batch has, by row; the refused may be of any offsets, in any order."""
+    found = {}
+    for offset, refusal in refused.items():
+        row = bisect_left(batch.offsets, offset)
+        if row < len(batch) and batch.offsets[row] == offset:
+            found[row] = refusal
+    return found

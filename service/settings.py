@@ -5,21 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from service.config import Config
-from service.epoch import Topics
+from service.topics import Topics
 from service.transport.ahead import Ahead
 from service.transport.interface import Membership, Transport
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """Times in seconds; `partitions` is the input's count, `max_failures` how many transactions in a row may come to nothing,
-    `outage` how long the broker may be away (Kafka Streams' `task.timeout.ms` is as long)."""
+    """Times in seconds; `partitions` and `input_id` are the input's count and id, `max_failures` how many transactions in a row
+    may come to nothing, `outage` how long the broker may be away (Kafka Streams' `task.timeout.ms` is as long)."""
 
     input: str
     topics: Topics
     membership: Membership
     transactional_id: str
     partitions: int
+    input_id: str | None = None
     commit_interval: float = 0.05
     transaction_timeout: float = 15.0
     max_records: int = 4096

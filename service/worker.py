@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import structlog
 
@@ -13,7 +13,7 @@ from service.assignment import Assignment
 from service.background import Beside, in_thread
 from service.codec.interface import Encoder
 from service.commits import Commits
-from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError, TransportUnavailable
+from service.errors import EpochAborted, Fenced, OutcomeUnknown, PenstockError, StepFailed, TransportUnavailable
 from service.feeder import Feeder
 from service.incarnation import Incarnation
 from service.intake import Intake
@@ -21,11 +21,13 @@ from service.landmarks import Landmarks
 from service.observe.metrics import Metrics
 from service.portion import portion
 from service.quarantine import Quarantine
+from service.refused import cut
 from service.restore import RestorePolicy, SharedReader
 from service.scheduler import Scheduler
 from service.settings import WorkerSettings
 from service.standing import Standing
 from service.state import SnapshotPolicy, Streams
+from service.task import Phase
 from service.transport.interface import Partition, RecordBatch, Transport
 
 log = structlog.get_logger("penstock.worker")
@@ -58,6 +60,7 @@ class Worker:
         self._transport = transport
         self._clock = clock
         self._stopping = False
+        self._replay_at_most = settings.max_records
         self._reader = SharedReader(transport.reader())
         self._feeder = Feeder(scheduler, streams, encoder, metrics, clock, settings.input, settings.output_bytes)
         self._publisher = transport.publisher()
@@ -120,9 +123,11 @@ class Worker:
             self._make_way()
             polled = self._assignment.source.poll(self._appetite(), self._patience())
             replayed, live = self._assignment.split(self._intake.take() + polled)
-            self._replay(replayed)
             self._intake.wait(live)
+            self._replay(replayed)
             self._intake.feed()
+            if not self._intake.waiting:
+                self._assignment.pass_gaps()
             if self.commits.due(self._intake.full):
                 self.commits.begin()
             self._assignment.report_lag()
@@ -139,10 +144,34 @@ class Worker:
             self.commits.commit()
 
     def _replay(self, records: list[RecordBatch]) -> None:
+        """These records have passed before, if in smaller parts where there was not the memory for more. So where some fail, all
+        that is replayed recovers anew, in parts of a quarter of the size. Raises `StepFailed` where a single record fails."""
+        begun = {part.partition for part in records}
+        if not (begun or self._assignment.replaying or self._assignment.restoring):
+            self._replay_at_most = self._settings.max_records
         while records:
-            part, records = portion(records, self.streams.room, at_least=1)
-            self.commits.tombstones += self._feeder.replay(part, self._assignment.refused())
+            part = cut(portion(records, self.streams.room, at_least=1)[0], self._replay_at_most)[0]
+            size = sum(map(len, part))
+            try:
+                self.commits.tombstones += self._feeder.replay(part, self._assignment.refused())
+            except StepFailed as error:
+                if size == 1:
+                    raise
+                self._replay_at_most = max(1, size // 4)
+                log.warning("replay_failed", reason=str(error), records=size, next=self._replay_at_most)
+                self._recover(begun)
+                return
             self._assignment.fed(part)
+            records = cut(records, size)[1]
+
+    def _recover(self, tasks: Collection[int]) -> None:
+        """These and all others that are replayed begin again with what is committed; what memory has of them is half done."""
+        inputs = [task.input for task in self._assignment.tasks.values() if task.number in tasks or task.phase is Phase.REPLAYING]
+        self._assignment.source.pause(inputs)
+        self.commits.forget(_numbers(inputs))
+        self._assignment.drop(inputs)
+        self._intake.drop(inputs)
+        self._assignment.add(inputs)
 
     def _appetite(self) -> int:
         """How many records a poll may bring. Few after an assignment, when all streams are cold and a step thaws whomever it meets:

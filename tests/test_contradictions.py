@@ -111,6 +111,28 @@ class TestContradictionsEndLoudly:
         with pytest.raises(OperatorActionRequired, match="had 2 when this process started"):
             cluster.work(turns=2)
 
+    def test_a_snapshot_topic_that_was_created_anew(self, stopped: Cluster) -> None:
+        """Streams would begin in mid-stream, and nobody would know."""
+        stopped.log.create_anew("app.snapshots")
+        self.refuses(stopped, "emptied or created anew")
+
+    def test_an_input_that_was_created_anew_and_is_longer_already(self, stopped: Cluster) -> None:
+        stopped.log.create_anew("in")
+        for _ in range(9):
+            stopped.produce(b"a", 7)
+            stopped.produce(b"b", 7)
+        self.refuses(stopped, "committed for a topic of the same name that is gone")
+
+    def test_a_new_process_with_nothing_but_a_partition_that_was_added(self, cluster: Cluster) -> None:
+        cluster.work()
+        cluster.log.add_partitions("in", PARTITIONS + 1)
+        cluster.log.add_partitions("app.snapshots", PARTITIONS + 1)
+        cluster.crash("one")
+        cluster.start("one")
+        cluster.workers["one"].assigned([Partition("in", PARTITIONS)])  # before the group gives it the others as well
+        with pytest.raises(OperatorActionRequired, match="had 2 when offsets were committed"):
+            cluster.work(turns=2)
+
     def test_an_input_that_is_compacted(self) -> None:
         cluster = Cluster(applications())
         cluster.log = type(cluster.log)()

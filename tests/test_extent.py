@@ -6,7 +6,7 @@ import pytest
 
 from service.errors import ConfigurationError
 from service.extent import EVERYTHING, Extent
-from service.transport.interface import Partition, RecordBatch, TopicDescription
+from service.transport.interface import Partition, Reader, RecordBatch, TopicDescription
 from service.transport.memory import MemoryLog, MemoryTransport
 
 NOW = 1_700_000_000.0
@@ -47,19 +47,35 @@ def test_keys_are_given_as_they_are_shown() -> None:
     assert chosen.headers(0) == [("1", None)]
 
 
-def test_times_become_offsets_within_what_there_is() -> None:
+def log_of(*times: int) -> Reader:
     transport = MemoryTransport(MemoryLog(clock=lambda: NOW))
     transport.admin().create([TopicDescription("in", 1)], 1.0)
-    for at in (10, 20, 20, 30):
+    for at in times:
         transport.publisher().publish("in", b"x", timestamp=at)
-    reader, where = transport.reader(), Partition("in", 0)
+    return transport.reader()
 
-    def offsets(begin: int | None, end: int | None, low: int = 0, stop: int = 4) -> range:
-        return Extent(begin, end).offsets(reader, where, low, stop, 1.0)
 
-    assert offsets(None, None) == range(4)
-    assert offsets(20, 30) == range(1, 3)
-    assert offsets(11, 21) == range(1, 3)
-    assert offsets(20, None, stop=2) == range(1, 2)
-    assert offsets(None, 20, low=1) == range(1, 1)
-    assert len(offsets(31, None)) == 0
+def test_times_become_offsets_within_what_there_is() -> None:
+    reader, where = log_of(10, 20, 20, 30), Partition("in", 0)
+
+    def offsets(begin: int | None, end: int | None, low: int = 0, stop: int = 4) -> tuple[range, ...]:
+        return Extent(begin, end).offsets(reader, where, low, stop, 1.0).runs
+
+    assert offsets(None, None) == (range(4),)
+    assert offsets(20, 30) == (range(1, 3),)
+    assert offsets(11, 21) == (range(1, 3),)
+    assert offsets(20, None, stop=2) == (range(1, 2),)
+    assert offsets(None, 20, low=1) == ()
+    assert offsets(31, None) == ()
+    assert offsets(None, None, low=4) == ()
+
+
+def test_a_record_is_told_by_its_own_time() -> None:
+    """A clock ahead and a clock behind."""
+    reader, where = log_of(90, 10, 20, 5, 25, 90, 30, 40), Partition("in", 0)
+    found = Extent(20, 40).offsets(reader, where, 0, 8, 1.0)
+    assert found.runs == (range(2, 3), range(4, 5), range(6, 7))
+    assert [offset for offset in range(9) if offset in found] == [2, 4, 6]
+    assert (found.start, found.stop) == (2, 7)
+    assert Extent(None, 40).offsets(reader, where, 0, 8, 1.0).runs == (range(1, 5), range(6, 7))
+    assert Extent(20, None).offsets(reader, where, 0, 8, 1.0).runs == (range(1), range(2, 3), range(4, 8))

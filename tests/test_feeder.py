@@ -9,9 +9,14 @@ import torch
 from torch import nn
 
 from service.app import Application
+from service.codec.interface import Reason, Refusal
+from service.scheduler import Scheduler
+from service.state import SnapshotDisk, Streams
+from service.transport.interface import Partition
 from service.transport.memory import Fault
+from service.transport.partitioning import partition_of
 from tests.applications import chunk, configured
-from tests.cluster import Cluster, audited, letters
+from tests.cluster import PARTITIONS, Cluster, applications, audited, letters
 
 
 def test_bad_records_become_dead_letters_and_harm_nobody(cluster: Cluster) -> None:
@@ -28,6 +33,23 @@ def test_bad_records_become_dead_letters_and_harm_nobody(cluster: Cluster) -> No
     assert (key, value) == (b"a", b"{broken")
     assert headers["penstock.topic"] == b"in"
     assert headers["penstock.offset"] == b"1"
+
+
+@pytest.mark.parametrize("refused", [[9, 10], [10, 9]])
+def test_of_what_was_refused_before_any_order_is_known(refused: list[int]) -> None:
+    """Also of records that are not in the batch."""
+    cluster = Cluster(applications())
+    for _ in range(12):
+        cluster.produce(b"a", 2)
+    [batch] = cluster.transport.reader().read(Partition("in", partition_of(b"a", PARTITIONS)), 10, 12, 1.0)
+    application = cluster.applications["one"]
+    scheduler = Scheduler(application.decoder, Streams(application.program, 3, 1 << 20, SnapshotDisk()))
+    known = {batch.partition: {offset: Refusal(Reason.STEP_FAILED, "before") for offset in refused}}
+    schedule = scheduler.decode([batch], known)
+    assert [(letter.records.offsets[letter.row], letter.refusal.reason) for letter in schedule.letters] == [
+        (10, Reason.STEP_FAILED)
+    ]
+    assert schedule.samples == 2
 
 
 def test_a_prediction_too_large_for_its_topic_becomes_a_dead_letter(tmp_path: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import cast
 
-from service.transport.interface import Headers
+import pytest
+from confluent_kafka import Producer
+
+from service.codec import Reason, Refusal
+from service.epoch import Epoch, Topics
+from service.transport.interface import Headers, RecordBatch, Sink
 from tests.applications import chunk
 from tests.cluster import Cluster, applications, audited, letters
 
@@ -65,7 +70,47 @@ def test_headers_are_kept_for_the_dead_letter_and_mean_nothing_else(cluster: Clu
     kept, large = (headers for _, _, headers in cluster.read("app.dead-letters"))
     assert [(name, content) for name, content in kept.items() if not name.startswith("penstock.")] == many
     assert "large" not in large
-    assert large["penstock.headers_bytes"] == b"60005"
+    assert large["penstock.headers_bytes"] == b"60009"
+
+
+LARGEST = 900_000 // 20  # bytes of headers, as they are in the log
+
+
+@pytest.mark.parametrize(
+    ("headers", "kept"),
+    [
+        ([("h", None)] * 44_000, False),
+        ([("", None)] * 44_000, False),
+        ([("h", b"")] * (LARGEST // 3 + 1), False),
+        ([("h", b"")] * (LARGEST // 3), True),
+        ([("\u6c34" * 20_000, b"")], False),
+        ([("h", bytes(LARGEST - 5))], True),
+        ([("h", bytes(LARGEST - 4))], False),
+        ([("h" * 63, bytes(64))] * (LARGEST // 130), True),
+        ([("h" * 63, bytes(64))] * (LARGEST // 130 + 1), False),
+    ],
+    ids=lambda value: f"{len(value)} of {len(value[0][0])}" if isinstance(value, list) else str(value),
+)
+def test_kafkas_client_takes_the_largest_dead_letter(headers: Headers, kept: bool) -> None:
+    """It counts the length before each name and content, too."""
+    record = RecordBatch("t" * 249, 0, [0], [0], [bytes(LARGEST)], [bytes(900_000)], headers=lambda row: list(headers))
+    client = Client()
+    epoch = Epoch(cast(Sink, client), Topics("out", "app.dead-letters", "app.snapshots"))
+    epoch.dead_letter(record, 0, Refusal(Reason.STEP_FAILED, "\u6c34" * 600))
+    assert (headers[0] in client.headers) is kept
+
+
+class Client:
+    """As much of a sink as a dead letter needs. librdkafka refuses what is too large before it looks for a broker."""
+
+    def __init__(self) -> None:
+        self._producer = Producer({"bootstrap.servers": "127.0.0.1:1", "log_level": 0})
+        self.headers: Headers = []
+
+    def produce(self, topic: str, value: bytes | None, key: bytes | None, headers: Headers) -> None:
+        self._producer.produce(topic, value, key, headers=headers)
+        self._producer.purge()
+        self.headers = headers
 
 
 def test_times_within_a_stream_change_no_output(cluster: Cluster) -> None:

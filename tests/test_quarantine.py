@@ -11,7 +11,11 @@ from service.codec.chunks import ChunkDecoder
 from service.codec.interface import Chunks
 from service.quarantine import ATTEMPTS, STARTS, Quarantine, Suspicion
 from service.streaming import Ragged
-from tests.cluster import Cluster, applications, audited, letters
+from service.transport.interface import RecordBatch
+from service.transport.memory import Fault
+from service.transport.memory.source import MemorySource
+from service.transport.partitioning import partition_of
+from tests.cluster import PARTITIONS, Cluster, applications, audited, letters
 
 DEADLY = 66.0
 
@@ -58,6 +62,10 @@ def supervise(cluster: Cluster, turns: int = 12) -> int:
             cluster.start("one")
             turns = 12
     return deaths
+
+
+def in_partition(number: int) -> bytes:
+    return next(key for key in (b"%d" % n for n in range(99)) if partition_of(key, PARTITIONS) == number)
 
 
 def feed(cluster: Cluster) -> None:
@@ -177,14 +185,86 @@ def test_quarantine_ends() -> None:
 
     suspicion = Suspicion()
     for _ in range(STARTS + 1):
-        assert not suspicion.until
+        assert not suspicion.reach
         suspicion = Suspicion()
         for key, value in written.items():
             assert suspicion.read(key, value)
         Quarantine(Topic(), "snapshots", 10, 1.0).begin(0, suspicion, 100)  # type: ignore[arg-type]
-    assert suspicion.until == 110
+    assert suspicion.reaches(range(100, 104))
+    assert suspicion.reaches(range(102, 108))
+    assert suspicion.reaches(range(508, 600))  # behind a gap
+    assert suspicion.reaches([509])
+    assert not suspicion.reaches([510])
     Quarantine(Topic(), "snapshots", 10, 1.0).begin(0, again := Suspicion(100, STARTS), 101)  # type: ignore[arg-type]
-    assert not again.until
+    assert not again.reaches([101])
+
+
+def test_a_deadly_record_behind_a_gap_is_found(cluster: Cluster) -> None:
+    """Offsets without records, such as those of an aborted transaction, may be more than a process has in its hands."""
+    cluster.produce(b"a", 4)
+    cluster.work()
+    producer = cluster.transport.sink("producer", 1000.0)
+    producer.open(1.0)
+    producer.begin()
+    for _ in range(3 * cluster.config.poll.max_records):
+        producer.produce("in", b"x", key=b"a")
+    producer.abort(1.0)
+    deadly(cluster, b"a")
+    supervise(cluster)
+    assert letters(cluster) == [(b"a", b"kills")]
+
+
+@pytest.mark.parametrize("killer", [0, 1])
+def test_a_record_of_another_partition_in_the_same_poll_is_no_killer(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, killer: int
+) -> None:
+    poll = MemorySource.poll
+
+    def together(self: MemorySource, max_records: int, timeout: float) -> list[RecordBatch]:
+        """What was just started is fetched some polls later, all partitions at once."""
+        started = list(self._positions)
+        if len(started) == PARTITIONS:
+            return poll(self, max_records, timeout)
+        self.pause(started)
+        nothing = poll(self, max_records, timeout)
+        self.resume(started)
+        return nothing
+
+    monkeypatch.setattr(MemorySource, "poll", together)
+    cluster.crash("one")
+    mine, another = (in_partition(number) for number in (killer, 1 - killer))
+    cluster.produce(another, 4)
+    deadly(cluster, mine)
+    cluster.start("one")
+    supervise(cluster)
+    assert letters(cluster) == [(mine, b"kills")]
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_what_ends_in_a_commit_was_no_attempt(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, alive: bool) -> None:
+    """Steps that take longer than an epoch, so that each record is committed alone, and a broker that does not answer."""
+    program = applications()["one"].program
+    step: Step = program.step
+
+    def slow(*args: object, **settings: object) -> Ragged:
+        cluster.now += 0.06
+        return step(*args, **settings)
+
+    monkeypatch.setattr(program, "step", slow)
+    for _ in range(3):
+        cluster.produce(b"a", 4)
+    for _ in range(STARTS + ATTEMPTS + 3):
+        cluster.log.inject(Fault.COMMIT_REQUEST_LOST)
+        for _ in range(20):
+            cluster.work(turns=1)
+            if not cluster.log._faults:
+                break
+        if not alive:
+            cluster.crash("one")
+            cluster.start("one")
+    cluster.work(turns=20)
+    assert letters(cluster) == []
+    assert audited(cluster) == 3
 
 
 def test_a_process_killed_from_outside_while_in_quarantine_refuses_nobody(cluster: Cluster) -> None:

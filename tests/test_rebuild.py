@@ -10,7 +10,7 @@ import torch
 
 from service.errors import OperatorActionRequired, TransportUnavailable
 from service.streaming import Program, Ragged
-from service.transport.interface import Partition
+from service.transport.interface import Committed, Partition
 from service.transport.memory.reader import MemoryReader
 from tests.cluster import Cluster, Room, applications, audited, damage, letters, same_partition, with_room
 from tests.faults.points import Abandon, Point, Trap
@@ -119,6 +119,38 @@ def test_headers_of_refused_records_may_be_anything(cluster: Cluster) -> None:
     cluster.stop("one")
     assert damage(cluster, KEYS[0])
     assert goes_on(cluster) == 9
+
+
+@pytest.mark.parametrize("name", ["topic", "app"])
+def test_dead_letters_of_others_are_theirs(cluster: Cluster, name: str) -> None:
+    """In a topic that two applications share, one has refused the record of the same partition and offset of its own."""
+    headers = {"topic": b"in", "app": b"app", "partition": b"0", "offset": b"%d" % 5, "error": b"step_failed"} | {name: b"another"}
+    cluster.log.append("app.dead-letters", b"x", KEYS[0], 0, [(f"penstock.{name}", value) for name, value in headers.items()])
+    cluster.log.append("app.dead-letters", b"x", KEYS[0], 0, [("no", b"letter")])
+    cluster.work()
+    cluster.stop("one")
+    assert damage(cluster, KEYS[0])
+    assert goes_on(cluster) == 9
+
+
+def test_of_a_group_that_was_set_to_begin_later_what_came_before_stays_out() -> None:
+    """Where the stream began cannot be read any more; it was not before the first record that was ever fed."""
+
+    def published(harm: str) -> list[object]:
+        cluster = Cluster(applications())
+        for _ in range(4):
+            cluster.produce(KEYS[0], 7)
+        cluster.log.group("app").committed[HERE] = Committed(3, "")
+        cluster.start("one")
+        cluster.work()
+        cluster.stop("one")
+        assert not harm or damage(cluster, KEYS[0], harm)
+        cluster.start("one")
+        cluster.produce(KEYS[0], 9)
+        cluster.work(turns=8)
+        return [(prediction["stream"], prediction["y"]) for prediction in cluster.predictions()]
+
+    assert published("header") == published("")
 
 
 def test_dead_letters_that_cannot_be_read_for_a_while_are_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

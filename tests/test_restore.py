@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+import torch
 
 from service import restore
 from service.refused import Refusals
@@ -16,7 +17,8 @@ from service.task import Phase
 from service.transport.interface import Committed, Partition, RecordBatch
 from service.transport.memory import Fault
 from service.transport.partitioning import partition_of
-from tests.cluster import PARTITIONS, Cluster, Room, applications, audited, same_partition
+from tests.applications import chunk
+from tests.cluster import PARTITIONS, Cluster, Room, applications, audited, letters, same_partition
 
 
 def test_after_a_crash_the_state_is_replayed_and_nothing_is_published_twice(cluster: Cluster) -> None:
@@ -301,3 +303,61 @@ def signatures(cluster: Cluster) -> set[str]:
     """Who committed the group's offsets of partition 0."""
     [committed] = [found for where, found in cluster.log.group("app").committed.items() if where.partition == 0]
     return {orjson.loads(committed.metadata)["writer"]}
+
+
+@pytest.mark.parametrize("since", [0, 3])
+def test_a_replay_has_no_more_memory_than_there_was_when_its_records_came(monkeypatch: pytest.MonkeyPatch, since: int) -> None:
+    """A step of more than 8 frames finds none, and leaves half of its work; then records passed in parts, and so they do again.
+    Others that came `since` are in the same poll."""
+    cluster = Cluster(applications(Room(), None, recurrent=True))
+    step = Program.step
+
+    def limited(self: Program, state: Any, slots: Any, chunks: Ragged, final: Any = None) -> Ragged:
+        made = step(self, state, slots, chunks, final)
+        if len(chunks.values) > 8:
+            raise torch.OutOfMemoryError("no memory for so large a batch")
+        return made
+
+    monkeypatch.setattr(Program, "step", limited)
+    keys = [b"a", b"b", b"c", b"d", b"e", b"f"]
+    cluster.start("one")
+    for _ in range(2):
+        for key in keys:
+            cluster.produce(key, 5)
+        cluster.work(turns=8)
+    cluster.crash("one")
+    for _ in range(since):
+        for key in keys:
+            cluster.produce(key, 5)
+    cluster.start("one")
+    cluster.work(turns=40)
+    monkeypatch.undo()
+    assert letters(cluster) == []
+    assert audited(cluster) == len(keys) * (2 + since)
+
+
+@pytest.mark.parametrize("how", ["restart", "rebalance", "crash"])
+def test_offsets_without_records_are_passed_before_retention_takes_them(cluster: Cluster, how: str) -> None:
+    """Input that is written in transactions ends with their marks."""
+    producer = cluster.transport.sink("producer", 60.0)
+    producer.open(1.0)
+    for seed in range(3):
+        producer.begin()
+        for key in (b"a", b"b", b"c"):
+            producer.produce("in", chunk(cluster.now * 1000, 7, seed), key=key)
+        producer.commit(1.0)
+        cluster.work(turns=3)
+    cluster.now += 31.0
+    cluster.work()
+    if how == "restart":
+        cluster.stop("one")
+    for number in range(PARTITIONS):
+        where = Partition("in", number)
+        cluster.log.delete_before(where, cluster.log.partition(where).end)
+    if how == "crash":
+        cluster.crash("one")
+    cluster.start("two" if how == "rebalance" else "one")
+    for _ in range(6):
+        for name in list(cluster.workers):
+            cluster.work(name, turns=1)
+    assert all(task.live for worker in cluster.workers.values() for task in worker._assignment.tasks.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.codec.interface import Reason, Refusal
+from service.commits import Commits
 from service.errors import StepFailed
+from service.quarantine import STARTS
 from service.refused import RefusedRecords
 from service.state import Packed, Streams
 from service.streaming import Ragged
@@ -261,3 +263,35 @@ def test_other_records_of_the_snapshot_topic_are_left_alone() -> None:
     assert not refused.read(b"a", b"PSNP...")
     assert not refused.read(b"a", None)
     assert not refused.records
+
+
+def test_a_clean_stop_ends_where_nobody_knows_what_became_of_an_abort(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In quarantine, with one record whose commit was aborted and one that fails its step."""
+    cluster.beside = when_waited_for
+    cluster.work()
+    for _ in range(STARTS + 1):
+        cluster.crash("one")
+        cluster.start("one")
+        cluster.work()
+    cluster.produce(b"a", 3)
+    cluster.turn("one")
+    cluster.now += 0.06
+    cluster.log.inject(Fault.ABORT_AT_COMMIT)
+    cluster.turn("one")
+    bad(cluster, b"a")
+    cluster.turn("one")
+    assert cluster.workers["one"]._intake.waiting == 2
+    cluster.log.inject(Fault.ABORT_RESPONSE_LOST)
+    commits = iter(range(50))
+    commit = Commits.commit
+
+    def counted(self: Commits, closing: Collection[int] = ()) -> None:
+        next(commits)  # or it would go on for ever
+        commit(self, closing)
+
+    monkeypatch.setattr(Commits, "commit", counted)
+    cluster.stop("one")
+    cluster.start("one")
+    cluster.work(turns=12)
+    assert letters(cluster) == [(b"a", b"step_failed")]
+    assert audited(cluster) == 1

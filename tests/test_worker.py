@@ -95,6 +95,9 @@ def test_a_join_hands_streams_over_without_replay(cluster: Cluster) -> None:
 def test_running_tasks_go_on_while_another_waits_for_its_offsets(cluster: Cluster) -> None:
     """Somebody's open transaction holds the offsets of partition 0; its task restores, turn after turn, and delivers nothing."""
     here, there = same_partition(1)[0], next(key for key in (b"%d" % n for n in range(99)) if partition_of(key, PARTITIONS) == 1)
+    cluster.work()
+    cluster.crash("one")
+    cluster.start("one")
     cluster.produce(here, 7)
     cluster.produce(there, 7)
     cluster.turn("one")  # joins

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from service.codec.interface import Chunks
+from service.extent import Offsets, shown
 from service.transport.interface import RecordBatch
 
 
@@ -63,30 +64,38 @@ class OfferedStream:
         return np.concatenate([record.samples for record in self.records])
 
 
-EVERYWHERE = range(sys.maxsize)
+EVERYWHERE = Offsets((range(sys.maxsize),))
 
 
 class Offered(NamedTuple):
-    """The streams of one partition in order of their first records, and a letter for each refused record."""
+    """What one partition offered: its streams in order of their first records, a letter for each refused record, how many records
+    there were, and `ends`: by key, the null value that is the first the log holds of it, where it may have held more."""
 
+    partition: int
+    begins_at: int
     streams: list[OfferedStream]
     letters: list[Letter]
+    records: int
+    ends: dict[str, int]
 
 
 def offered(
     partition: int,
     batches: Iterable[tuple[RecordBatch, Chunks]],
     begins_at: int,
-    within: range = EVERYWHERE,
+    within: Offsets = EVERYWHERE,
 ) -> Offered:
-    """What one partition offered. The log begins at offset `begins_at`. Streams and refusals that do not reach into the offsets
-    `within` are left out."""
+    """What one partition offered. The log begins at offset `begins_at`. Streams and refusals without a record at the offsets
+    `within` are left out; only records there are counted."""
     present: dict[bytes, OfferedStream] = {}
     seen: set[bytes] = set()
     streams: dict[tuple[bytes, int], OfferedStream] = {}
     letters: list[Letter] = []
+    ends: dict[str, int] = {}
+    records = 0
     for batch, chunks in batches:
         position = 0
+        records += sum(offset in within for offset in batch.offsets)
         for row, offset in enumerate(batch.offsets):
             length = int(chunks.lengths[row])
             samples = chunks.samples[position : position + length]
@@ -107,14 +116,15 @@ def offered(
                     del streams[key, stream.stream]
                 stream = None
             if chunks.ends[row]:
+                if begins_at and key not in seen:
+                    ends[shown(key)] = offset
                 seen.add(key)
                 continue
             if stream is None:
-                label = key.decode("utf-8", "backslashreplace")
-                stream = OfferedStream(partition, label, offset, rate, whole=begins_at == 0 or key in seen)
+                stream = OfferedStream(partition, shown(key), offset, rate, whole=begins_at == 0 or key in seen)
                 present[key] = stream
                 streams[key, offset] = stream
             seen.add(key)
             stream.records.append(Fed(offset, stream.frames, float(chunks.times[row]), samples))
-    reaching = [stream for stream in streams.values() if stream.records[-1].offset >= within.start]
-    return Offered(reaching, letters)
+    reaching = [stream for stream in streams.values() if any(record.offset in within for record in reversed(stream.records))]
+    return Offered(partition, begins_at, reaching, letters, records, ends)

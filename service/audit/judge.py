@@ -12,6 +12,7 @@ from jaxtyping import Float32
 
 from service.audit.history import Letter, Offered, OfferedStream
 from service.codec.interface import Prediction, Reason
+from service.extent import Offsets
 
 ON_TRUST = {Reason.STEP_FAILED, Reason.KILLS}
 """Dead letters that nothing in their records calls for."""
@@ -20,7 +21,7 @@ Identity = tuple[int, str, int, int]
 
 
 class Oracle(Protocol):
-    """Both opinions of one stream's outputs, and its timeline. Outputs are `[ready, C_out]`."""
+    """Both opinions of one stream's outputs, and its timeline. Outputs are `[ready, C_out]`, as readers find them."""
 
     @property
     def decimation(self) -> float: ...
@@ -42,7 +43,8 @@ class Oracle(Protocol):
 @dataclass(frozen=True, slots=True)
 class AuditReport:
     """Counts are of prediction records, and of dead letters. `bit_equal` compares with a fresh program, `max_abs_difference`
-    with the module. `on_trust` counts the records that were refused for what they did to a step or to the process."""
+    with the module. `letters_gone` counts missing dead letters that their topic may have lost with age, `on_trust` the
+    records that were refused for what they did to a step or to the process."""
 
     records: int
     streams: int
@@ -54,6 +56,7 @@ class AuditReport:
     unjudged: int
     letters_missing: int
     letters_unexpected: int
+    letters_gone: int
     on_trust: int
     max_abs_difference: float
     within_tolerance: bool
@@ -82,15 +85,17 @@ def judge(
     published: Sequence[Prediction],
     letters: Sequence[Letter],
     oracle: Oracle,
-    within: Mapping[int, range] | None = None,
+    within: Mapping[int, Offsets] | None = None,
+    reach: Mapping[int, int] | None = None,
     group: int = 64,
 ) -> AuditReport:
     """Match predictions by input partition, key, stream and index, and dead letters by record; then compare values, `group`
     streams at a time.
 
     A prediction that was too large for its topic is a dead letter instead. `published` holds the predictions of each output
-    partition in log order; `within`, by input partition, the offsets of the records that are judged (None: all). A stream whose
-    beginning the log no longer holds is not judged, nor are its predictions.
+    partition in log order; `within`, by input partition, the offsets of the records that are judged (None: all); `reach` the
+    one from which on all dead letters are still there (None: from the first). A stream whose beginning the log no longer holds is
+    not judged, nor are its predictions, nor whether it ended at a legal length.
     """
 
     def meant(stream: OfferedStream, offset: int) -> bool:
@@ -99,7 +104,8 @@ def judge(
     offered = [stream for partition in partitions for stream in partition.streams]
     begun = {(prediction.partition, prediction.key, prediction.stream) for prediction in published}
     whole = [stream for stream in offered if stream.whole or (stream.partition, stream.key, stream.stream) in begun]
-    cut = {(stream.partition, stream.key): stream.stream for stream in reversed(offered) if not stream.whole}
+    cut = [stream for stream in offered if not stream.whole and (stream.partition, stream.key, stream.stream) not in begun]
+    older = _Older.of(partitions, cut)
     expected: dict[Identity, _Expected] = {}
     too_large = {(letter.partition, letter.offset) for letter in letters if letter.reason == Reason.OUTPUT_TOO_LARGE}
     for stream in whole:
@@ -111,8 +117,8 @@ def judge(
     outputs: dict[Identity, Float32[np.ndarray, "m C_out"]] = {}
     for prediction in published:
         identity = (prediction.partition, prediction.key, prediction.stream, prediction.index)
-        if prediction.stream < cut.get(identity[:2], 0):
-            continue  # of a stream whose beginning the log no longer holds
+        if older.led_to(prediction):
+            continue
         fits = expected.get(identity)
         if fits is None or (fits.length, fits.offset) != (len(prediction.y), prediction.offset) or _apart(fits, prediction):
             unexpected += 1
@@ -133,9 +139,19 @@ def judge(
     due = Counter(letter for partition in partitions for letter in partition.letters)
     due.update(letter for stream in whole for letter in _illegal_end(stream, oracle) if meant(stream, letter.offset))
     given = Counter(letter for letter in letters if letter.reason not in {Reason.OUTPUT_TOO_LARGE, *ON_TRUST})
+    given -= Counter(letter for letter in given if letter.reason == Reason.LENGTH and letter[:2] in older.ends)
+    gone = Counter(
+        {letter: count for letter, count in (due - given).items() if letter.offset < (reach or {}).get(letter.partition, 0)}
+    )
+    due -= gone
     examples += [f"dead letter missing: {letter}" for letter in list(due - given)[:3]]
     given.update(letter for letter in letters if letter.reason == Reason.OUTPUT_TOO_LARGE and letter[:2] in groundless)
     examples += [f"dead letter unexpected: {letter}" for letter in list(given - due)[:3]]
+    # Whatever is believed of a record, it is said once.
+    believed = Counter(letter[:2] for letter in letters if letter.reason in ON_TRUST)
+    believed.update(letter[:2] for letter in letters if letter.reason == Reason.OUTPUT_TOO_LARGE and letter[:2] not in groundless)
+    again = believed - Counter(believed.keys())
+    examples += [f"dead letter again: offset {offset} of input partition {partition}" for partition, offset in list(again)[:3]]
     worst, close, equal = _values(whole, outputs, oracle, group)
     return AuditReport(
         records=sum(meant(stream, record.offset) for stream in offered for record in stream.records),
@@ -145,15 +161,40 @@ def judge(
         duplicates=sum(times - 1 for times in count.values()),
         unexpected=unexpected,
         out_of_order=_out_of_order(published),
-        unjudged=len(offered) - len(whole),
+        unjudged=len(cut),
         letters_missing=(due - given).total(),
-        letters_unexpected=(given - due).total(),
-        on_trust=sum(letter.reason in ON_TRUST for letter in letters),
+        letters_unexpected=(given - due).total() + again.total(),
+        letters_gone=gone.total(),
+        on_trust=len({letter[:2] for letter in letters if letter.reason in ON_TRUST}),
         max_abs_difference=worst,
         within_tolerance=close,
         bit_equal=equal,
         examples=tuple(examples[:15]),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Older:
+    """What the log holds of streams whose beginnings it does not: where it `begins`, by partition; `until` which record, by
+    partition and key; the null values that are their `ends`."""
+
+    begins: dict[int, int]
+    until: dict[tuple[int, str], int]
+    ends: set[tuple[int, int]]
+
+    @classmethod
+    def of(cls, partitions: Sequence[Offered], cut: Sequence[OfferedStream]) -> _Older:
+        alone = {(partition.partition, key): offset for partition in partitions for key, offset in partition.ends.items()}
+        ends = {(number, offset) for (number, _), offset in alone.items()}
+        return cls(
+            {partition.partition: partition.begins_at for partition in partitions},
+            alone | {(stream.partition, stream.key): stream.records[-1].offset for stream in cut},
+            ends | {(stream.partition, stream.records[-1].offset) for stream in cut if stream.ended},
+        )
+
+    def led_to(self, prediction: Prediction) -> bool:
+        until = self.until.get((prediction.partition, prediction.key), -1)
+        return prediction.offset <= until and prediction.stream < self.begins[prediction.partition]
 
 
 def _expected(stream: OfferedStream, oracle: Oracle) -> Iterator[tuple[int, _Expected]]:
@@ -207,11 +248,12 @@ def _values(
         members = judged[begin : begin + group]
         for stream, fresh in zip(members, oracle.streamed(members), strict=True):
             truth = oracle.offline(stream)
-            bound = oracle.tolerance * max(float(np.nanmax(np.abs(truth), initial=0.0)), 1e-30)
+            bound = oracle.tolerance * max(float(np.abs(truth[np.isfinite(truth)]).max(initial=0.0)), 1e-30)
             for index, y in seen[stream.partition, stream.key, stream.stream]:
+                right = truth[index : index + len(y)]
                 with np.errstate(invalid="ignore"):
-                    difference = np.abs(truth[index : index + len(y)].astype(np.float64) - y)
-                difference[np.isnan(y) & np.isnan(truth[index : index + len(y)])] = 0.0
+                    difference = np.abs(right.astype(np.float64) - y)
+                difference[(y == right) | (np.isnan(y) & np.isnan(right))] = 0.0  # infinities too
                 apart = float(difference.max(initial=0.0))
                 worst = max(worst, apart) if apart == apart else float("nan")
                 within = within and apart <= max(bound, 1e-12)

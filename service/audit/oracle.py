@@ -14,11 +14,13 @@ from service.streaming import Precision, Program, Ragged
 
 
 class ModuleOracle:
-    """`Oracle` of an application's module and program."""
+    """`Oracle` of an application's module and program. `nulls`: the predictions' format has no word for what is not finite, and
+    readers find NaN."""
 
-    def __init__(self, module: nn.Module, program: Program) -> None:
+    def __init__(self, module: nn.Module, program: Program, nulls: bool = False) -> None:
         self._module = module.to(program.device)
         self._program = program
+        self._nulls = nulls
 
     @property
     def decimation(self) -> float:
@@ -49,7 +51,7 @@ class ModuleOracle:
         x = nn.functional.pad(x, (0, 0, 0, longer - frames))
         with torch.inference_mode():
             y = self._module(x.T[None])[0].T[:count]
-        return np.ascontiguousarray(y.float().cpu().numpy())
+        return self._read(np.ascontiguousarray(y.float().cpu().numpy()))
 
     def streamed(self, streams: Sequence[OfferedStream]) -> list[Float32[np.ndarray, "M C_out"]]:
         signals = [torch.from_numpy(stream.samples()) for stream in streams]
@@ -58,4 +60,8 @@ class ModuleOracle:
         state = self._program.new_state(slots=len(streams) + 1)
         slots = torch.arange(1, len(streams) + 1)
         out = self._program.step(state, slots, Ragged(torch.cat(signals), lengths), final=final)
-        return [part.numpy() for part in out.split()]
+        return [self._read(part.numpy()) for part in out.split()]
+
+    def _read(self, y: Float32[np.ndarray, "M C_out"]) -> Float32[np.ndarray, "M C_out"]:
+        """As a reader of the predictions finds it."""
+        return np.where(np.isfinite(y), y, np.float32(np.nan)) if self._nulls else y

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from service.app import Application
-from service.audit.history import Letter, offered
+from service.audit.history import Letter, Offered, offered
 from service.audit.judge import ON_TRUST, AuditReport, judge
 from service.audit.oracle import ModuleOracle
 from service.codec.interface import Chunks, Prediction
+from service.config import Config, Numerics, OutputFormat
 from service.errors import OffsetsPending, OperatorActionRequired, TransportUnavailable
 from service.extent import EVERYTHING, Extent
 from service.refused import dead_letter_of
@@ -22,7 +24,8 @@ def audit(application: Application, transport: Transport, extent: Extent = EVERY
     `read_committed` reader sees them. A worker may go on meanwhile: what it commits after the first look is left out.
 
     The input is read from its beginning all the same, because a prediction follows from the whole of its stream; what is kept in
-    memory are the streams that reach into the extent. Raises `OperatorActionRequired` where there is nothing to judge by.
+    memory are the streams that reach into the extent. Raises `OperatorActionRequired` where there is nothing to judge by, or
+    nothing to judge.
     """
     config = application.config
     reader = transport.reader(Isolation.READ_COMMITTED)
@@ -36,11 +39,12 @@ def audit(application: Application, transport: Transport, extent: Extent = EVERY
                 f"the group {config.app} has committed nothing of {config.input.topic}: there is nothing to audit. Is `app` the "
                 "name that the worker ran under?"
             )
-        letters = list(read_letters(config.dead_letters.topic, reader, extent))
-        failed = on_trust(letters)
-        partitions, within = [], {}
+        kept = read_letters(config, reader, extent)
+        failed = on_trust(kept.found)
+        partitions, within, reach = [], {}, {}
         for partition, stop in before.items():
             low, _ = reader.watermarks(partition, _TIMEOUT)
+            reach[partition.partition] = kept.reach(partition.partition, stop)
             offsets = within[partition.partition] = extent.offsets(reader, partition, low, stop, _TIMEOUT)
             left_out = failed.get(partition.partition, set())
             decoded = _decoded(application, reader, partition, low, offsets.stop, extent, left_out)
@@ -61,13 +65,28 @@ def audit(application: Application, transport: Transport, extent: Extent = EVERY
             return True
         return _beyond(found, before, extent) and (at not in after or found.offset >= after[at])
 
-    return judge(
-        partitions,
-        [prediction for prediction in published if judged(prediction)],
-        [letter for letter in letters if judged(letter)],
-        ModuleOracle(application.module, application.program),
-        within,
-    )
+    published, letters = [found for found in published if judged(found)], [found for found in kept.found if judged(found)]
+    if extent != EVERYTHING and not (published or letters or any(partition.records for partition in partitions)):
+        raise OperatorActionRequired(
+            f"the group {config.app} has committed no record of {config.input.topic} in this range under these keys: there is "
+            "nothing to audit. Look at the times, which are UTC unless they say otherwise, and at the keys."
+        )
+    oracle = ModuleOracle(application.module, application.program, nulls=config.output.format is OutputFormat.JSON)
+    report = judge(partitions, published, letters, oracle, within, reach)
+    if report.passed(exact=config.numerics is Numerics.EXACT):
+        return report
+    return replace(report, examples=(*_doubts(config, partitions, reach), *report.examples))
+
+
+def _doubts(config: Config, partitions: Sequence[Offered], reach: Mapping[int, int]) -> Iterator[str]:
+    """Of which input partitions the dead letters do not tell any more what was refused."""
+    for number, begins_at in ((partition.partition, partition.begins_at) for partition in partitions):
+        if begins_at < reach[number]:
+            yield (
+                f"{config.dead_letters.topic} has lost letters: which records of input partition {number} below offset "
+                f"{reach[number]} were refused as step_failed, kills or output_too_large is not known any more, and they are "
+                "judged as if none were"
+            )
 
 
 def _beyond(found: Prediction | Letter, committed: Mapping[Partition, int], extent: Extent) -> bool:
@@ -111,12 +130,37 @@ def _published(application: Application, reader: Reader, extent: Extent) -> Iter
                 yield application.encoder.decode(value)
 
 
-def read_letters(topic: str, reader: Reader, extent: Extent) -> Iterator[Letter]:
-    """The dead letters of the keys that are meant, of all times."""
-    for batch in _batches(topic, reader):
-        for row in range(len(batch)):
-            if extent.holds(batch.keys[row]):
-                yield Letter(*dead_letter_of(batch.headers(row)))
+@dataclass(frozen=True, slots=True)
+class Letters:
+    """Dead letters of the keys that are meant, of all times; and, of each partition of their topic that has lost its first records
+    with age, the lowest offset of each input partition that those left are about."""
+
+    found: list[Letter]
+    left: list[dict[int, int]]
+
+    def reach(self, partition: int, end: int) -> int:
+        """The offset of an input partition that ends at `end` from which on none of its letters is gone."""
+        return max((lowest.get(partition, end) for lowest in self.left), default=0)
+
+
+def read_letters(config: Config, reader: Reader, extent: Extent) -> Letters:
+    """The application's."""
+    letters, topic = Letters([], []), config.dead_letters.topic
+    for number in range(reader.partitions(topic, _TIMEOUT) or 0):
+        low, high = reader.watermarks(Partition(topic, number), _TIMEOUT)
+        lowest: dict[int, int] = {}
+        if low > 0:
+            letters.left.append(lowest)
+        for batch in reader.read(Partition(topic, number), low, high, _TIMEOUT):
+            for row in range(len(batch)):
+                found = dead_letter_of(batch.headers(row), config.app, config.input.topic)
+                if found is None:
+                    continue
+                letter = Letter(*found)
+                lowest[letter.partition] = min(letter.offset, lowest.get(letter.partition, letter.offset))
+                if extent.holds(batch.keys[row]):
+                    letters.found.append(letter)
+    return letters
 
 
 def on_trust(letters: Iterable[Letter]) -> dict[int, set[int]]:

@@ -20,3 +20,8 @@ def replay(config: Config, transport: Transport, into: str, extent: Extent, as_j
     print(f"{done.predictions} predictions of {done.records} records published to {into}; {done.refused} records are refused")
     if done.keys_left_out:
         print(f"{done.keys_left_out} keys were left out until their next stream: the log no longer holds where their streams began")
+    if done.keys_in_doubt:
+        print(
+            f"{done.keys_in_doubt} keys have records that are older than the dead letters that are left: any of those that were "
+            "refused as step_failed or kills have been fed"
+        )

@@ -7,7 +7,8 @@ from service.transport.interface import Admin, Isolation, Membership, Publisher,
 
 class Ahead:
     """Implements `Transport`. The first source, sink, reader and publisher exist at once; whoever asks for one like it gets that,
-    and everybody else a new one. None of them has joined, opened or written anything yet, so no other process feels them."""
+    and everybody else a new one; they share one admin. None of them has joined, opened or written anything yet, so no other process
+    feels them."""
 
     def __init__(self, transport: Transport, membership: Membership, transactional_id: str, transaction_timeout: float) -> None:
         self._transport = transport
@@ -15,6 +16,7 @@ class Ahead:
         self._sinks = {(transactional_id, transaction_timeout): transport.sink(transactional_id, transaction_timeout)}
         self._readers = {Isolation.READ_COMMITTED: transport.reader(Isolation.READ_COMMITTED)}
         self._publishers = [transport.publisher()]
+        self._admin = transport.admin()
 
     def source(self, membership: Membership) -> Source:
         return self._sources.pop(membership, None) or self._transport.source(membership)
@@ -27,7 +29,7 @@ class Ahead:
         return self._readers.pop(isolation, None) or self._transport.reader(isolation)
 
     def admin(self) -> Admin:
-        return self._transport.admin()
+        return self._admin
 
     def publisher(self) -> Publisher:
         return self._publishers.pop() if self._publishers else self._transport.publisher()

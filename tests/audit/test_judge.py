@@ -125,6 +125,40 @@ def test_another_value_fails(wrong: float) -> None:
     assert not report.passed(exact=False)
 
 
+class Overflowing(MovingSum):
+    """The first output of a stream is infinite."""
+
+    def offline(self, stream: OfferedStream) -> np.ndarray:
+        y = super().offline(stream)
+        y[:1] = np.inf
+        return y
+
+
+def overflown() -> list[Prediction]:
+    infinite = np.full((1, 1), np.inf, np.float32)
+    return [
+        replace(found, y=np.concatenate([infinite, found.y[1:]])) if found.index == 0 else found for found in flawless(history())
+    ]
+
+
+def test_an_infinite_output_is_right_where_it_should_be() -> None:
+    letters = (Letter(0, 4, "decode"),)
+    report = judge([history()], overflown(), letters, Overflowing())
+    assert report.passed(exact=True)
+    assert report.max_abs_difference < 1e-5
+    assert not judge([history()], flawless(history()), letters, Overflowing()).within_tolerance
+    assert not judge([history()], overflown(), letters, MovingSum()).within_tolerance
+
+
+def test_beside_an_infinite_output_others_are_held_to_the_same_bound() -> None:
+    first, *others = overflown()
+    apart = first.y.copy()
+    apart[1:] *= np.float32(1.001)
+    assert len(apart) > 1
+    letters = (Letter(0, 4, "decode"),)
+    assert not judge([history()], [replace(first, y=apart), *others], letters, Overflowing()).within_tolerance
+
+
 def test_lost_and_doubled_dead_letters_are_seen() -> None:
     published, letter = flawless(history()), Letter(0, 4, "decode")
     assert verdict(published, letters=()).letters_missing == 1
@@ -134,10 +168,33 @@ def test_lost_and_doubled_dead_letters_are_seen() -> None:
     assert not report.passed(exact=False)
 
 
+@pytest.mark.parametrize("reasons", [["step_failed"], ["kills"], ["step_failed", "kills"]], ids="+".join)
+def test_letters_on_trust_are_believed_once(reasons: list[str]) -> None:
+    """The record at fault, which nothing but its letter tells, is not among what was offered."""
+    published = flawless(history(begins_at=1))
+    letters = [Letter(0, 5, "decode"), *(Letter(0, 0, reason) for reason in reasons)]
+    once = judge([history(begins_at=1)], published, letters[:2], MovingSum())
+    assert (once.letters_unexpected, once.on_trust) == (0, 1)
+    twice = judge([history(begins_at=1)], published, [*letters, letters[1]], MovingSum())
+    assert (twice.letters_unexpected, twice.on_trust) == (len(reasons), 1)
+    assert not twice.passed(exact=False)
+
+
+def test_dead_letters_that_may_have_gone_with_age_are_not_missed() -> None:
+    published = flawless(history())
+    report = judge([history()], published, (), MovingSum(), reach={0: 5})
+    assert report.passed(exact=True)
+    assert (report.letters_missing, report.letters_gone) == (0, 1)
+    report = judge([history()], published, (), MovingSum(), reach={0: 4})
+    assert (report.letters_missing, report.letters_gone) == (1, 0)
+    assert judge([history()], published, (Letter(0, 3, "decode"),), MovingSum(), reach={0: 5}).letters_unexpected == 1
+
+
 def test_a_prediction_too_large_for_its_topic_is_a_dead_letter_instead() -> None:
     published = flawless(history())
     letters = (Letter(0, 4, "decode"), Letter(0, published[0].offset, "output_too_large"))
     assert verdict(published[1:], letters=letters).passed(exact=True)
+    assert verdict(published[1:], letters=(*letters, letters[1])).letters_unexpected == 1
     assert not verdict(published, letters=letters).passed(exact=True)
 
 
@@ -160,3 +217,48 @@ def test_streams_whose_beginning_the_log_lost_are_not_judged() -> None:
     report = verdict(older, begins_at=10)
     assert report.unjudged == 2
     assert report.passed(exact=True)
+
+
+class Padded(MovingSum):
+    """A stream that ends gives one output more."""
+
+    def total(self, frames: int) -> int | None:
+        return self.ready(frames) + 1
+
+
+def ended(begins_at: int, taken: int, oracle: MovingSum) -> tuple[Offered, list[Prediction]]:
+    """`a`: two records of one sample, and its end; retention has `taken` so many of the three. `a` begins again then. With what
+    was published when all were there."""
+    values: list[bytes | None] = [b"x", b"x", None, b"x"]
+
+    def offer(first: int) -> Offered:
+        offsets = list(range(begins_at + first, begins_at + 4))
+        lengths = np.array([value is not None for value in values[first:]], np.int64)
+        times, ends = np.array(offsets) * 2.0, lengths == 0
+        samples = np.ones((int(lengths.sum()), 1), np.float32)
+        chunks = Chunks(samples, lengths, times, np.full(len(offsets), 1000.0), ends, {})
+        keys: list[bytes | None] = [b"a"] * len(offsets)
+        return offered(0, [(RecordBatch("in", 0, offsets, [0] * len(offsets), keys, values[first:]), chunks)], offsets[0])
+
+    end = Prediction("a", begins_at, 0, 2.0 * begins_at + 1, np.ones((1, 1), np.float32), "in", 0, begins_at + 2)
+    return offer(taken), [end] if oracle.total(2) else []
+
+
+@pytest.mark.parametrize("taken", [1, 2])
+def test_the_end_of_a_stream_whose_beginning_is_gone_is_not_judged(taken: int) -> None:
+    """It may have published, or been a dead letter; once."""
+    letter = Letter(0, 12, "length")
+    there, published = ended(10, taken, Padded())
+    assert published
+    assert judge([there], published, [], Padded()).passed(exact=True)
+    there, published = ended(10, taken, MovingSum())
+    assert judge([there], published, [letter], MovingSum()).passed(exact=True)
+    assert judge([there], published, [], MovingSum()).passed(exact=True)
+    assert judge([there], published, [letter, letter], MovingSum()).letters_unexpected == 1
+    assert judge([there], published, [Letter(0, 13, "length")], MovingSum()).letters_unexpected == 1
+
+
+def test_a_prediction_of_an_older_stream_does_not_come_after_its_end() -> None:
+    there, [published] = ended(10, 2, Padded())
+    assert judge([there], [replace(published, offset=13)], [], Padded()).unexpected == 1
+    assert judge([there], [replace(published, stream=12)], [], Padded()).unexpected == 1

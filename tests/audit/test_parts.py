@@ -7,9 +7,11 @@ import pytest
 
 from service.audit import AuditReport, read
 from service.codec.interface import Prediction
+from service.errors import OperatorActionRequired
 from service.extent import Extent
 from service.transport.interface import Partition, Source
 from service.transport.partitioning import partition_of
+from tests.applications import chunk
 from tests.cluster import PARTITIONS, Cluster, applications, audited
 
 
@@ -64,6 +66,30 @@ class TestAuditsOfAPart:
         assert report.passed(exact=True), report
         assert (report.expected, report.records, report.streams) == (2, 2, 2)
 
+    def test_a_range_of_time_behind_a_record_of_the_future(self) -> None:
+        """One clock is a year ahead; a prediction of the range is there twice."""
+        cluster = Cluster(applications())
+        cluster.start("one")
+        ahead = int(cluster.now * 1000) + 365 * 86_400_000
+        cluster.transport.publisher().publish("in", chunk(ahead, 5, 1), key=b"a", timestamp=ahead)
+        for _ in range(3):
+            cluster.produce(b"a", samples=5)
+            cluster.work()
+            cluster.now += 10.0
+        begin = int(cluster.now * 1000) - 3 * 10_360 - 100
+        extent = Extent(begin, begin + 2 * 10_360)
+        report = self.report(cluster, extent)
+        assert report.passed(exact=True), report
+        assert (report.expected, report.records) == (2, 2)
+        twice = next(value for _, value, _ in cluster.read("out") if orjson.loads(value or b"")["index"] == 5)
+        cluster.transport.publisher().publish("out", twice, key=b"a")
+        assert self.report(cluster, extent).duplicates == 1
+
+    @pytest.mark.parametrize("extent", [Extent(begin=1, end=2), Extent(keys=frozenset({"nobody"}))], ids=["times", "keys"])
+    def test_a_part_that_holds_nothing_has_not_passed(self, cluster: Cluster, extent: Extent) -> None:
+        with pytest.raises(OperatorActionRequired, match="there is nothing to audit"):
+            self.report(cluster, extent)
+
     def test_a_key(self, cluster: Cluster) -> None:
         report = self.report(cluster, Extent(keys=frozenset({"a"})))
         assert report.passed(exact=True), report
@@ -95,7 +121,7 @@ class TestAuditsOfAPart:
             sink = cluster.transport.sink("another", 1.0)
             sink.open(1.0)
             sink.begin()
-            names = {"partition": b"%d" % partition, "offset": b"%d" % offset, "error": b"decode"}
+            names = {"topic": b"in", "partition": b"%d" % partition, "offset": b"%d" % offset, "error": b"decode"}
             headers = [(f"penstock.{name}", value) for name, value in names.items()]
             sink.produce("app.dead-letters", b"x", key=b"b", headers=headers)
             sink.commit(1.0)

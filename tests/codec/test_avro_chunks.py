@@ -192,6 +192,68 @@ def test_arrays_are_checked_like_bytes(samples, reason):
     assert decoded(out.getvalue() + b"\x00", schema=admit(definition)).refused[0].reason is Reason.DECODE
 
 
+ARRAY = with_field("samples", {"type": "array", "items": "float"})
+TIME = GOOD[:LENGTH]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        b"\x08" + SAMPLES + b"\x00",
+        b"\x04" + SAMPLES[:8] + b"\x04" + SAMPLES[8:] + b"\x00",
+        b"\x07\x20" + SAMPLES + b"\x00",  # four items, negative since their sixteen bytes are told
+        b"\x02" + SAMPLES[:4] + b"\x05\x18" + SAMPLES[4:] + b"\x00",
+    ],
+)
+@pytest.mark.parametrize(("rate", "hertz"), [(b"\x00", RATE), (b"\x02" + np.array(25.0).tobytes(), 25.0)])
+def test_an_array_comes_in_any_blocks(array, rate, hertz):
+    chunks = decoded(TIME + array + rate, schema=admit(ARRAY))
+    assert not chunks.refused
+    assert chunks.samples.tobytes() == SAMPLES
+    assert chunks.rates.tolist() == [hertz]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x08" + SAMPLES + b"\x00\x01" + bytes(8),  # union index −1, which fastavro takes for the last branch
+        b"\x08" + SAMPLES + b"\x00\x03",  # −2
+        b"\x08" + SAMPLES + b"\x00\x04",
+        b"\x08" + SAMPLES + b"\x00\x80\x00",  # an index longer than need be
+        b"\x88\x00" + SAMPLES + b"\x00\x00",  # a count longer than need be
+        b"\x88" + b"\x80" * 9 + b"\x02" + SAMPLES + b"\x00\x00",  # and beyond 64 bits
+        b"\x08" + SAMPLES + b"\x80\x00\x00",  # an end longer than need be
+        b"\x07\x1e" + SAMPLES + b"\x00\x00",  # four items in fifteen bytes
+        b"\x07\xa0\x00" + SAMPLES + b"\x00\x00",
+        b"\x08" + SAMPLES + b"\x00",
+        b"\xff" * 100_000,
+    ],
+)
+def test_what_is_no_array_record_is_refused(body):
+    assert decoded(TIME + body, schema=admit(ARRAY)).refused[0].reason is Reason.DECODE
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("int", [b"\x00", b"\xff\xff\xff\xff\x0f"], [b"\x80\x00", b"\x80\x80\x80\x80\x10"]),
+        ("long", [b"\x01", b"\xff" * 9 + b"\x01"], [b"\x81\x00", b"\xff" * 9 + b"\x02", b"\xff" * 10 + b"\x01"]),
+        ("float", [b"\x01\x00\xa0\x7f"], [bytes(3), bytes(5)]),  # a NaN that no writer repeats
+        ("boolean", [b"\x00", b"\x01"], [b"\x02", b""]),
+        ("null", [b""], [b"\x00"]),
+        ("string", [b"\x00", b"\x02a"], [b"\x01", b"\x82\x00a", b"\x04a"]),
+        (["int", "long"], [b"\x00\x02", b"\x02\x02"], [b"\x01\x02", b"\x03\x02", b"\x04\x02", b"\x82\x00\x02"]),
+    ],
+)
+def test_a_value_of_a_further_field_is_one_or_the_record_is_refused(kind, good, bad):
+    for samples in (load_schema("sensor_chunk.avsc"), ARRAY):
+        schema = admit(samples | {"fields": [*samples["fields"], {"name": "further", "type": kind}]})
+        body = GOOD if samples is not ARRAY else TIME + b"\x08" + SAMPLES + b"\x00\x00"
+        assert not decoded(*(body + value for value in good), schema=schema).refused
+        chunks = decoded(*(body + value for value in bad), schema=schema)
+        assert [refusal.reason for refusal in chunks.refused.values()] == [Reason.DECODE] * len(bad)
+
+
 @pytest.mark.parametrize(
     ("definition", "words"),
     [

@@ -110,6 +110,39 @@ def test_large_numbers_that_are_no_integers_beyond_64_bits_pass(number):
     assert chunks.samples[0, 0] == np.float32(float(number))
 
 
+@pytest.mark.parametrize(
+    ("value", "refused"),
+    [
+        (b'{"t": 1, "x": [[1e19, 0]], "note": "18446744073709551616"}', False),
+        (b'{"t": 1, "x": [[1e19, 0]], "no\\"te": "\\\\\\",18446744073709551616,"}', False),
+        (b'{"t": 1, "x": [[1e19, 0]], "note": 18446744073709551616}', False),
+        (b'{"t": 1, "x": [[1e19, 0]], "\\u007818446744073709551616": 18446744073709551616}', False),
+        (b'{"t": 1, "x": [[1e19, 0]], ":18446744073709551616": "\\n 18446744073709551616,\\u0031"}', False),
+        (b'{"t": 1, "x": [[1e19, 0]], "note": ", ' + b"1" * 5000 + b'"}', False),
+        (b'{"t": 1, "x": [[1e19, 0.18446744073709551616]]}', False),
+        (b'{"t": 1, "x": [[1e19, 0e18446744073709551616]]}', False),
+        (b'{"t": 1, "x": [[18446744073709551616, 0]], "x": [[1e19, 0]]}', False),
+        (b'{"t": 1, "x": [[1e19, 0]], "note": "\\\\", "\\u0078": [[18446744073709551616, 0]]}', True),
+        (b'{"t": 1, "x": [[0,-18446744073709551616]], "note": "\\""}', True),
+        (b'{"t": 1, "x": [[1, 0]], "rate": 18446744073709551616}', True),
+    ],
+)
+def test_only_an_integer_that_counts_is_found_beyond_64_bits(value, refused):
+    assert [refusal.reason for refusal in decoded(value).refused.values()] == [Reason.TYPE] * refused
+
+
+@pytest.mark.parametrize(("number", "reasons"), [(b"1e19", []), (b"18446744073709551616", [Reason.TYPE])])
+@pytest.mark.parametrize("nesting", [10, 500, 960, 1000, 1023])
+def test_the_fate_of_a_record_never_depends_on_how_deep_the_stack_is(number, reasons, nesting):
+    """A replay decodes in another place than the live loop does."""
+    value = b'{"t": 1, "x": [[%s, 0]], "note": %s}' % (number, b"[" * nesting + b"]" * nesting)
+
+    def found(frames: int) -> list[Reason]:
+        return found(frames - 1) if frames else [refusal.reason for refusal in decoded(value).refused.values()]
+
+    assert [found(frames) for frames in (0, 50, 500)] == [reasons] * 3
+
+
 def test_one_channel_does_not_mix_flat_and_nested_in_a_record():
     assert decoded(b'{"t": 1, "x": [1, [2]]}', channels=1).refused[0].reason is Reason.SHAPE
     assert decoded(b'{"t": 1, "x": [[2], 1]}', channels=1).refused[0].reason is Reason.SHAPE

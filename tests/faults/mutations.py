@@ -183,11 +183,23 @@ MUTATIONS = [
     Mutation(
         "letters of a replay are published",
         "service/worker.py",
-        "            part, records = portion(records, self.streams.room, at_least=1)\n",
-        "            part, records = portion(records, self.streams.room, at_least=1)\n"
+        "            size = sum(map(len, part))\n",
+        "            size = sum(map(len, part))\n"
         "            for letter in self._feeder.decode(part, self._assignment.refused()).letters:\n"
         "                self.commits.join([])\n"
         "                self.commits.epoch.dead_letter(letter.records, letter.row, letter.refusal)\n",
+    ),
+    Mutation(
+        "a failed replay goes on with what is half done",
+        "service/worker.py",
+        "                self._recover(begun)\n                return\n",
+        "                continue\n",
+    ),
+    Mutation(
+        "a gap is passed while records wait",
+        "service/worker.py",
+        "            if not self._intake.waiting:\n                self._assignment.pass_gaps()\n",
+        "            self._assignment.pass_gaps()\n",
     ),
     Mutation(
         "a refusal for a failed step is not written down",

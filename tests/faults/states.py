@@ -24,7 +24,7 @@ States = dict[tuple[int, str], Snapshot]
 def wrong_states(application: Application, transport: Transport) -> list[str]:
     """The keys whose state differs, is missing or should not be there. All input must be committed, and the worker stopped."""
     config, reader = application.config, transport.reader()
-    failed = on_trust(read_letters(config.dead_letters.topic, reader, EVERYTHING))
+    failed = on_trust(read_letters(config, reader, EVERYTHING).found)
     expected: States = {}
     found: States = {}
     for number in range(reader.partitions(config.input.topic, _TIMEOUT) or 0):

@@ -50,3 +50,8 @@ def test_each_is_handed_out_once_and_only_where_it_fits() -> None:
     ]:
         ask()
         assert inner.made == count
+
+
+def test_one_admin_serves_all() -> None:
+    ahead = Ahead(MemoryTransport(MemoryLog()), Membership("app", "one"), "app-one", 15.0)
+    assert ahead.admin() is ahead.admin()

@@ -91,6 +91,11 @@ class MemoryLog:
             self._topics[topic] = TopicDescription(topic, partitions, before.config, before.replication)
             self.changed.notify_all()
 
+    def create_anew(self, topic: str) -> None:
+        """Deleted, and created again with nothing in it."""
+        with self.changed:
+            self.create(self._topics.pop(topic))
+
     def delete_before(self, where: Partition, offset: int) -> None:
         """Records below `offset` are gone, as when retention took them."""
         with self.changed:
