@@ -73,6 +73,10 @@ class Axes:
     def time_dim(self) -> int:
         return self.each.index(TIME)
 
+    def is_as_large(self, other: Axes) -> bool:
+        """Whether all dimensions have the same sizes; a batch is a dimension of size 1."""
+        return [(axis == TIME, axis.size) for axis in self.each] == [(axis == TIME, axis.size) for axis in other.each]
+
     def is_flat(self, channels: int) -> bool:
         """Whether the factors, in their order, read all channels of a row in theirs."""
         return self.offset == 0 and self.channels == channels and self == self.flat()
@@ -85,6 +89,19 @@ class Axes:
                 return False
             expected *= axis.size
         return self.offset == 0 and expected == channels
+
+    @property
+    def places(self) -> list[int]:
+        """The channels of a row that the elements of a frame are, in their order."""
+        made = [self.offset]
+        for size, stride in zip(self.sizes, self.strides, strict=True):
+            made = [place + step * stride for place in made for step in range(size)]
+        return made
+
+    @property
+    def repeat(self) -> bool:
+        """Whether a channel of a row is read more than once."""
+        return len(set(self.places)) < self.channels
 
     def flat(self) -> Axes:
         """The same dimensions over rows that hold the factors in their order."""

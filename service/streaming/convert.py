@@ -14,6 +14,7 @@ from service.streaming.operator import Batched, Windowed
 from service.streaming.plan import plan
 from service.streaming.precision import Precision, apply
 from service.streaming.program import Program
+from service.streaming.selfcheck import check
 from service.streaming.symbol import Layout
 from service.streaming.tracing import Trace
 
@@ -47,7 +48,10 @@ def convert(
         raise DeviceRefused(f"precision is {precision.value!r}, which was measured on the CPU only; on {device} use float32")
     graph = Trace(module, channels, Layout(layout), numerics).run()
     apply(precision, [node.operator for node in graph.nodes])
-    return Program(plan(graph), numerics, _bounded(graph, max_step), precision, accelerator)
+    program = Program(plan(graph), numerics, _bounded(graph, max_step), precision, accelerator)
+    if accelerator is None:
+        check(program, module, Layout(layout))
+    return program
 
 
 def _accelerator(device: str | torch.device | Accelerator, numerics: Numerics) -> Accelerator | None:

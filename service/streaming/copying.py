@@ -27,6 +27,7 @@ def traced_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def eval_copy(module: nn.Module) -> nn.Module:
     """Raises NotStreamable for modules that cannot be traced, or that do not compute in float32."""
+    module = _plain(module)
     computed: dict[int, object] = {}
     traced = dict(traced_modules(module))
     for name, child in traced.items():
@@ -37,6 +38,7 @@ def eval_copy(module: nn.Module) -> nn.Module:
             )
         # Weights that a hook computes (weight_norm) hang on a graph, and such tensors refuse to be copied.
         computed.update((id(value), value.detach().clone()) for value in vars(child).values() if isinstance(value, Tensor))
+        computed.update((id(value), value) for value in vars(child).values() if isinstance(value, torch.jit.ScriptFunction))
     for place, child in traced.items():
         for part, tensor in [*child.named_parameters(recurse=False), *child.named_buffers(recurse=False)]:
             if tensor.is_floating_point() and tensor.dtype != torch.float32:
@@ -44,4 +46,13 @@ def eval_copy(module: nn.Module) -> nn.Module:
                 raise NotStreamable(
                     f"parameter {name!r} is {tensor.dtype}. Programs run in float32: call .float() on the module first."
                 )
-    return copy.deepcopy(module, computed).eval()
+    copied = copy.deepcopy(module, computed).eval()
+    for _, parent in list(traced_modules(copied)):
+        parent._modules.update((name, _plain(child)) for name, child in parent.named_children())
+    return copied
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """What `torch.compile` wraps. Known by name, since importing the class takes a second."""
+    wrapped = getattr(module, "_orig_mod", None) if type(module).__name__ == "OptimizedModule" else None
+    return wrapped if isinstance(wrapped, nn.Module) else module

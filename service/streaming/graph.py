@@ -187,6 +187,8 @@ class Graph:
     values: list[Value] = field(default_factory=list)
     output: Value | None = None
     guards: list[Count] = field(default_factory=list)
+    contiguous: bool | None = None
+    """What a module that asks how its tensors lie in memory has been told on this way through it."""
 
     def __post_init__(self) -> None:
         self.values.append(Value(0, self.channels, Timeline.of_input()))
@@ -257,8 +259,11 @@ class Graph:
                 self.nodes.remove(reader)
 
     def require(self, rule: Callable[..., Flags], *totals: Count, reach: int = 0) -> None:
-        """Streams may end only where `rule(*totals)` holds, because the offline module raises elsewhere."""
-        self.guards.append(Count.derive(lambda *counts: rule(*counts).astype(np.int64), *totals, reach=reach, empty=1))
+        """Streams may end only where `rule(*totals)` holds, because the offline module raises elsewhere. It has to be regular from
+        `reach` on."""
+        guard = Count.derive(lambda *counts: rule(*counts).astype(np.int64), *totals, reach=reach, empty=1)
+        assert not guard.gain, f"a rule that is not regular from {reach} on"
+        self.guards.append(guard)
 
     def accepts(self) -> Count:
         """1 at every length at which the offline module does not raise, else 0."""

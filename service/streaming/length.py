@@ -12,18 +12,28 @@ import numpy as np
 from service.streaming.timeline import Count, Frames
 
 if TYPE_CHECKING:
+    from service.streaming.graph import View
     from service.streaming.tracing import Trace
 
 
 class Length:
-    """The length of a value, or a whole number computed from it; `count` gives it for every number of frames."""
+    """The length of a value, or a whole number computed from it; `count` gives it for every number of frames, and `view` is the
+    value, where it is the length of one."""
 
-    def __init__(self, trace: Trace, count: Count) -> None:
+    def __init__(self, trace: Trace, count: Count, view: View | None = None) -> None:
         self.trace = trace
         self.count = count
+        self.view = view
+
+    def __repr__(self) -> str:
+        return "a length"
 
     def refuse(self, use: str) -> NoReturn:
-        self.trace.refuse(
+        self.trace.refuse(*self.refusal(use))
+
+    def refusal(self, use: str) -> tuple[str, str]:
+        """What cannot be streamed, and the remedy."""
+        return (
             "the length of a value",
             f"The length of a stream is not known while it runs, so it cannot be {use}. Write the network so that its result "
             "at a frame does not depend on the length.",
@@ -39,7 +49,7 @@ class Length:
         counts = (self.count, *(other.count for other in others))
         made = Count.derive(rule, *counts, stride=stride, empty=None)
         values = self._values(made).tolist() if made.gain == 0 else []
-        return values[0] if len(values) == 1 else Length(self.trace, made)
+        return values[0] if len(values) == 1 else Length(self.trace, made, self.view if made is self.count else None)
 
     def __add__(self, other: object) -> Any:
         if isinstance(other, Length):
@@ -55,7 +65,7 @@ class Length:
     def __sub__(self, other: object) -> Any:
         if not isinstance(other, Length):
             return self + -self._number(other)
-        if not self._grows_like(other):
+        if other.count.gain and not self._grows_like(other):
             self.refuse("subtracted from another one where the difference grows")
         return self._derived(np.subtract, other)
 
@@ -78,6 +88,15 @@ class Length:
         if divisor < 1:
             self.refuse(f"divided by {divisor}")
         return Ratio(self, divisor)
+
+    def __divmod__(self, other: object) -> Any:
+        return self // other, self % other
+
+    def __rshift__(self, other: object) -> Any:
+        return self // 2 ** self._number(other)
+
+    def __lshift__(self, other: object) -> Any:
+        return self * 2 ** self._number(other)
 
     def __mod__(self, other: object) -> Any:
         divisor = self._number(other)
@@ -115,6 +134,18 @@ class Length:
             return None
         apart = Count.derive(lambda a, b: a - factor * b, self.count, other.count, empty=None)
         return factor if self._values(apart).tolist() == [0] else None
+
+    def left_out(self, of: Count) -> int | None:
+        """How many elements `x[..., t:]` leaves out of a value of length `of`, if it is the same number at every length at which
+        the module has not raised so far."""
+        if self.count.gain > 0 or -self.count.gain * of.period != of.gain * self.count.period:
+            return None
+        # A negative number counts from the end; one from beyond the beginning is the beginning.
+        made = Count.derive(
+            lambda t, total: np.where(t < 0, np.maximum(0, t + total), np.minimum(t, total)), self.count, of, reach=1, empty=None
+        )
+        values = self._values(made).tolist()
+        return values[0] if len(values) == 1 else None
 
     def _number(self, other: object) -> int:
         if not isinstance(other, int):
@@ -197,7 +228,14 @@ for _name in ("rtruediv", "rfloordiv", "rmod", "pow"):
 Length.__bool__ = lambda self: self.compare(0, operator.ne)  # type: ignore[attr-defined]
 for _name in ("int", "float"):
     setattr(Length, f"__{_name}__", _refusing("used as a number"))
-Length.__index__ = _refusing("used as a number, as in a loop over time or to cut a constant to it")  # type: ignore[attr-defined]
+
+
+def _index(self: Length) -> NoReturn:
+    # Torch asks for it too where it can do without, and catches this.
+    raise self.trace.refusal(*self.refusal("used as a number, as in a loop over time or to cut a constant to it"))
+
+
+Length.__index__ = _index  # type: ignore[attr-defined]
 Length.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from service.streaming.axes import ONE, TIME, Axes
 from service.streaming.band import ALIASES, RELATIONS, TYPES, Band, OverTimes
+from service.streaming.constants import FILLED, REPEATED, as_long_as, filled, repeated
 from service.streaming.graph import Index
 from service.streaming.length import Length, lengths_in
 from service.streaming.symbol import Symbol
@@ -61,15 +62,13 @@ class Positions(OverTimes):
         if made is not None:
             return made
         among = [*args, *kwargs.values()]
-        if not self.dtype.is_floating_point and not any(isinstance(argument, Symbol) for argument in among):
+        if not self.dtype.is_floating_point and not any(_makes_float(argument) for argument in among):
             self.refuse(name)
         return self.trace.call(name, as_values(args), dict(zip(kwargs, as_values(kwargs.values()), strict=True)))
 
     def value(self) -> Symbol:
         """The positions as a value over time. A float32 holds them as torch would round them."""
-        view = self.trace.timed.get(self.length.count)
-        if view is None:
-            self.refuse("a vector of the length of no value")
+        view = as_long_as(self.trace, self.length)
         made = self.trace.graph.add(Index(self.shift, self.step), [view], self.trace.where())
         return Symbol(self.trace, made, Axes(tuple(TIME if dim == self.axis else ONE for dim in range(self.ndim))))
 
@@ -131,6 +130,11 @@ class Positions(OverTimes):
         return Band(self.trace, self.length, function, max(a.ndim, b.ndim))
 
 
+def _makes_float(argument: Any) -> bool:
+    """Whether whole numbers with it are float32, which is what rows hold."""
+    return isinstance(argument, Symbol) or (isinstance(argument, Tensor) and argument.dtype is torch.float32)
+
+
 def as_values(arguments: Iterable[Any]) -> list[Any]:
     """A call's arguments, with values in place of positions."""
     return [
@@ -154,18 +158,34 @@ def _counted(trace: Trace, length: Length, args: Sequence[Any], dtype: torch.dty
     return Positions(trace, count, start, step=step, dtype=dtype or torch.int64)
 
 
-def factory(trace: Trace, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Positions | Band:
-    """`arange(t)`, `ones(t, t)`, `zeros(t, t)`, `full((t, t), value)`: tensors whose size is a length."""
+def factory(trace: Trace, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Positions | Band | Symbol:
+    """Tensors whose size is a length: `arange(t)`, `zeros(t, t)`, `ones(b, c, t)`, `vector.expand(-1, -1, t)`."""
     length = next(length for length in lengths_in([*args, *kwargs.values()]))
     if name == "arange" and all(isinstance(number, int | Length) for number in args):
         return _counted(trace, length, args, kwargs.get("dtype"))
-    sizes = args[0] if args and isinstance(args[0], tuple | list) else kwargs.get("size", args)
-    fills: dict[str, Any] = {"ones": 1.0, "zeros": 0.0, "full": kwargs.get("fill_value", args[-1] if args else None)}
-    sizes = sizes[:-1] if name == "full" and sizes is args else sizes
-    square = len(sizes) >= 2 and all(isinstance(size, Length) and size.count is length.count for size in sizes[-2:])
-    if name not in fills or not square or any(size != 1 for size in sizes[:-2]) or not isinstance(fills[name], int | float):
-        length.refuse(f"passed to torch.{name}, but to arange(t), or ones, zeros or full of size (t, t)")
-    fill, dtype = fills[name], kwargs.get("dtype")
-    if isinstance(fill, bool) and dtype is None:
+    if name in REPEATED and args and isinstance(args[0], Tensor):
+        sizes = _sizes(args[1:], kwargs)
+        if sizes is not None and len(list(lengths_in(sizes))) == 1:
+            return repeated(trace, name, args[0], sizes)
+    fill = kwargs.get("fill_value", args[-1] if args else None)
+    sizes = _sizes(args[:-1] if name == "full" and "fill_value" not in kwargs else args, kwargs)
+    if name not in FILLED or sizes is None or (name == "full" and not isinstance(fill, int | float)):
+        length.refuse(f"passed to torch.{name}, but to arange(t), to ones, zeros and full, and to expand and repeat of a constant")
+    if len(list(lengths_in(sizes))) == 1:
+        return filled(trace, name, sizes, fill, kwargs.get("dtype"))
+    square = all(isinstance(size, Length) and size.count is length.count for size in sizes[-2:])
+    if not square or any(not isinstance(size, int) or size != 1 for size in sizes[:-2]):
+        length.refuse(f"passed to torch.{name} more than once, but for a mask of size (t, t)")
+    number: Any = {"ones": 1.0, "zeros": 0.0, "full": fill}[name]
+    dtype = kwargs.get("dtype")
+    if isinstance(number, bool) and dtype is None:
         dtype = torch.bool
-    return Band(trace, length, lambda distance: torch.full(distance.shape, fill, dtype=dtype or torch.float32), len(sizes))
+    return Band(trace, length, lambda distance: torch.full(distance.shape, number, dtype=dtype or torch.float32), len(sizes))
+
+
+def _sizes(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any] | None:
+    """One by one or as a sequence, by whatever name; None where there is something else among them."""
+    named = [kwargs[name] for name in ("size", "repeats", "dims") if name in kwargs]
+    given = args if args else named
+    sizes = list(given[0]) if len(given) == 1 and isinstance(given[0], tuple | list) else list(given)
+    return sizes if all(isinstance(size, int | Length) for size in sizes) else None

@@ -12,6 +12,7 @@ from torch import Tensor
 from service.streaming.axes import Axes, Kind
 from service.streaming.graph import View
 from service.streaming.length import Length
+from service.streaming.memory import Memory
 
 if TYPE_CHECKING:
     from service.streaming.tracing import Trace
@@ -43,8 +44,7 @@ class Layout(Enum):
 class Symbol:
     """Stands for a tensor of batch, time and channels while a module is traced; its `axes` say how it reads the rows of `stored`.
 
-    The batch size is 1, as it is offline for one stream. `root` stands for the memory in which torch would keep the elements:
-    crops, transposes and parts of channels share it.
+    The batch size is 1, as it is offline for one stream. Crops, transposes and parts of channels share the `memory`.
 
     Rows are float32 whatever the `dtype`: truths are 0 and 1, whole numbers are those that a float32 can be.
 
@@ -59,15 +59,36 @@ class Symbol:
 
     device = torch.device("cpu")
     requires_grad = False
-    is_sparse = is_nested = is_quantized = is_complex = is_cuda = False
+    is_sparse = is_nested = is_quantized = is_cuda = False
+    __array_priority__ = 1000  # NumPy's numbers leave arithmetic to it, as they do to tensors
 
-    def __init__(self, trace: Trace, stored: View, axes: Axes, root: object = None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, trace: Trace, stored: View, axes: Axes, memory: Memory | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.tracing = trace
         self.dtype = dtype
-        self.root = stored.value if root is None else root
+        self.memory = memory or Memory(stored.value)
         self.stored = stored
+        self.changed = ""
         self.axes = axes
         trace.symbols.add(self)
+
+    def __repr__(self) -> str:
+        return f"a value {self.axes}"
+
+    @property
+    def stored(self) -> View:
+        """The rows; refused once a change in place, at the line that `changed` names, has made others of them."""
+        if self.changed:
+            self.tracing.refuse(
+                f"what an in-place change through another view has made of a tensor, or may have, ({self.changed})",
+                "Use the operation that returns a new tensor.",
+            )
+        return self._stored
+
+    @stored.setter
+    def stored(self, view: View) -> None:
+        self._stored = view
 
     @property
     def reads(self) -> View:
@@ -97,13 +118,17 @@ class Symbol:
     def dim(self) -> int:
         return self.ndim
 
-    def is_floating_point(self) -> bool:
-        return self.dtype.is_floating_point
+    def ndimension(self) -> int:
+        return self.ndim
+
+    def __len__(self) -> int:
+        size: int = self.shape[0]
+        return size
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        length = Length(self.tracing, self.stored.timeline.total)
-        self.tracing.timed.setdefault(length.count, self.stored)
+        length = Length(self.tracing, self._stored.timeline.total, self._stored)
+        self.tracing.timed.setdefault(length.count, self._stored)
         return tuple(length if axis.kind is Kind.TIME else axis.size for axis in self.axes.each)
 
     def size(self, dim: int | None = None) -> Any:
@@ -111,16 +136,17 @@ class Symbol:
 
     def reading(self, view: View) -> Symbol:
         """The same dimensions, of rows like those that it reads."""
-        return Symbol(self.tracing, view, self.axes.flat(), self.root, self.dtype)
+        return Symbol(self.tracing, view, self.axes.flat(), self.memory, self.dtype)
 
     def storing(self, view: View) -> Symbol:
         """The same dimensions, of rows like those that are stored."""
-        return Symbol(self.tracing, view, self.axes, self.root, self.dtype)
+        return Symbol(self.tracing, view, self.axes, self.memory, self.dtype)
 
     @property
     def copied(self) -> Symbol:
-        """The same, in memory of its own."""
-        return Symbol(self.tracing, self.stored, self.axes, object(), self.dtype)
+        """The same, in memory of its own, each element in a place of its own."""
+        whole = self.reading(self.reads) if self.axes.repeat else self
+        return Symbol(self.tracing, whole.stored, whole.axes, Memory.anew(), self.dtype)
 
     @property
     def in_any_order(self) -> Symbol:
@@ -129,7 +155,11 @@ class Symbol:
 
     def seen_as(self, axes: Axes) -> Symbol:
         """Other dimensions, of the same rows."""
-        return Symbol(self.tracing, self.stored, axes, self.root, self.dtype)
+        return Symbol(self.tracing, self.stored, axes, self.memory, self.dtype)
+
+    def remembered(self, memory: Memory) -> Symbol:
+        """The same elements, in other memory."""
+        return Symbol(self.tracing, self.stored, self.axes, memory, self.dtype)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:

@@ -21,12 +21,14 @@ import torch
 from torch import nn
 
 from service.errors import NotStreamable
+from service.streaming.arguments import arranged
 from service.streaming.axes import Axes
 from service.streaming.copying import eval_copy, traced_modules
 from service.streaming.factories import symbolic_factories
 from service.streaming.fingerprint import network
 from service.streaming.graph import Channels, Graph, View
 from service.streaming.lowering import DEFAULT_REMEDY, Lowering, function_lowering, module_lowering, remedy, takes_any_kind
+from service.streaming.memory import Put
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Operator
 from service.streaming.paths import Way, merged
@@ -38,6 +40,7 @@ OWN = (str(Path(__file__).parent), str(Path(__file__).parents[1] / "nn"), str(Pa
 """Where code lies that is not the user's."""
 LONGEST_LINE = 160
 MOST_QUESTIONS = 16
+NEW_TENSOR = "Use the operation that returns a new tensor."
 INPUT_ALONE = "A module's result must depend on its input alone."
 
 
@@ -59,6 +62,8 @@ class Trace:
         """A value of each length that the module has looked at."""
         self._asked: list[tuple[bool, str]] = []
         self._decided = 0
+        self._refused: NotStreamable | None = None
+        """The first refusal of a run, which the module's own `except` may catch."""
         self.prepared: dict[nn.Module, Operator] = {}
         """Operators that take long to make, since a module is traced twice."""
 
@@ -86,12 +91,15 @@ class Trace:
         self.timed = {}
         before = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
         chance = torch.get_rng_state()
+        self._refused = None
         try:
             with symbolic_factories(self):
                 result = self._module(Symbol(self, View.whole(self.graph.input), Axes.of(self.layout.value, self.channels)))
         except NotStreamable:
             raise
         except Exception as error:
+            if self._refused is not None:
+                raise self._refused from error
             if self._decided and _is_refusal(error):
                 return self._way(None, error)
             lines = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_own(frame.filename)]
@@ -99,6 +107,8 @@ class Trace:
             raise NotStreamable(
                 f"{self.where()}{at}: tracing the module raised {type(error).__name__}: {error}. {DEFAULT_REMEDY}"
             ) from error
+        if self._refused is not None:
+            raise self._refused
         if isinstance(result, tuple | list) and len(result) == 1:
             (result,) = result
         if not isinstance(result, Symbol):
@@ -140,12 +150,12 @@ class Trace:
             self.refuse(name, remedy(name))
         args, kwargs = as_values(args), dict(zip(kwargs, as_values(kwargs.values()), strict=True))
         try:
+            args, kwargs = arranged(lowering, args, kwargs)
             result = self._lowered(name, lowering, *args, **kwargs)
         except TypeError as error:
-            raise NotStreamable(
-                f"{self.where()}: {name} with these arguments cannot be streamed ({error}). {DEFAULT_REMEDY}"
-            ) from error
-        return self.overwrite(args[0], result) if in_place else result
+            told = f"{self.where()}: {name} with these arguments cannot be streamed ({error}). {DEFAULT_REMEDY}"
+            self._refuse(NotStreamable(told), error)
+        return self.overwrite(args[0], result, symbols_in([*args[1:], *kwargs.values()])) if in_place else result
 
     def _lowered(self, name: str, lowering: Lowering, *args: Any, **kwargs: Any) -> Any:
         before, self.calling = self.calling, name
@@ -155,6 +165,9 @@ class Trace:
             if not takes_any_kind(lowering):
                 self.require_floats(symbols_in([*args, *kwargs.values()]))
             return lowering(self, *args, **kwargs)
+        except NotStreamable as error:
+            self._refused = self._refused or error
+            raise
         finally:
             self.calling = before
 
@@ -164,17 +177,32 @@ class Trace:
             if not symbol.dtype.is_floating_point:
                 self.refuse(f"{self.calling} of {symbol.dtype}", "Convert it with .float() before.")
 
-    def overwrite(self, target: Symbol, result: Symbol) -> Symbol:
-        """An operation in place: `target` stands for `result` from now on. Refused where another view would show the change."""
-        others = [symbol for symbol in self.symbols if symbol is not target and symbol.root is target.root]
-        if [symbol for symbol in others if symbol is not result]:
-            self.refuse(
-                "an in-place change of a tensor that is visible through another view",
-                "Use the operation that returns a new tensor.",
-            )
-        if result.dtype != target.dtype:
-            self.refuse(f"an in-place change of {target.dtype} to {result.dtype}", "Use the operation that returns a new tensor.")
-        target.stored, target.axes, target.root = result.stored, result.axes, result.root
+    def overwrite(self, target: Symbol, result: Symbol, operands: Iterable[Symbol] = ()) -> Symbol:
+        """An operation in place on `target`, which read `operands`: it stands for `result` from now on, and so do views of channels
+        of the same frames. What else shares the memory, or may share it, may not be read any more."""
+        if result is target:
+            return target
+        if result.memory is target.memory and result.stored == target.stored:
+            target.axes = result.axes
+            return target
+        if result.dtype != target.dtype or not target.axes.is_as_large(result.axes):
+            self.refuse(f"an in-place change of {target.dtype} {target.axes} to {result.dtype} {result.axes}", NEW_TENSOR)
+        others = [symbol for symbol in self.symbols if symbol is not target and symbol.memory.origin is target.memory.origin]
+        if target.memory.overlaps or not all(_may_be_read(operand, target) for operand in operands):
+            self.refuse("an in-place change of elements that overlap, or that it reads elsewhere,", NEW_TENSOR)
+        beside = []
+        for symbol in others:
+            if symbol.memory is target.memory and _same_rows(symbol, target):
+                beside.append(symbol)
+            else:
+                symbol.changed = symbol.changed or self.where()
+        if not beside:
+            target.stored, target.axes, target.memory = result.stored, result.axes, result.memory
+            return target
+        put = Put(target.stored.channels, target.axes.places)
+        written = self.graph.add(put, [target.stored, result.reads], self.where())
+        for symbol in (target, *beside):
+            symbol.stored = written
         return target
 
     def add(
@@ -195,7 +223,7 @@ class Trace:
             same = operator.channels == first.channels
             axes = first.axes.flat() if same else Axes.of(first.dims.value, operator.channels)
         view = self.graph.add(operator, [symbol.reads for symbol in inputs], self.where())
-        return Symbol(self, view, axes, first.root if shares_memory else None, dtype)
+        return Symbol(self, view, axes, first.memory if shares_memory else None, dtype)
 
     def add_each(self, operator: Operator, *inputs: Symbol, axes: Axes | None = None, dtype: torch.dtype = torch.float32) -> Symbol:
         """A new node that does the same at every channel, so that rows of equal dimensions are read as they are stored."""
@@ -213,15 +241,24 @@ class Trace:
         return self._flattened[key]
 
     def refuse(self, what: str, remedy: str) -> NoReturn:
-        """Raises NotStreamable for `what`, at the line that is being traced."""
-        raise NotStreamable(f"{self.where()}: {what} cannot be streamed exactly. {remedy}")
+        """Raises NotStreamable for `what`, at the line that is being traced, and again at the end of a module that catches it."""
+        self._refuse(self.refusal(what, remedy))
+
+    def refusal(self, what: str, remedy: str) -> NotStreamable:
+        return NotStreamable(f"{self.where()}: {what} cannot be streamed exactly. {remedy}")
+
+    def _refuse(self, error: NotStreamable, cause: Exception | None = None) -> NoReturn:
+        self._refused = self._refused or error
+        raise error from cause
 
     def refuse_channels(self, symbol: Symbol, given: int, taken: int) -> NoReturn:
         """Raises NotStreamable because `symbol` has `given` channels where what reads it takes `taken`."""
         if symbol.stored.value is self.graph.input and given == self.channels:
-            raise NotStreamable(
-                f"{self.where()}: the network's first layer, {self.calling}, takes {taken} channels; the input has {given}. "
-                f"Convert the network for {taken} channels, and feed it as many."
+            self._refuse(
+                NotStreamable(
+                    f"{self.where()}: the network's first layer, {self.calling}, takes {taken} channels; the input has {given}. "
+                    f"Convert the network for {taken} channels, and feed it as many."
+                )
             )
         self.refuse(f"{self.calling} of {given} channels, which takes {taken},", "The module itself would raise here.")
 
@@ -231,14 +268,15 @@ class Trace:
         frame = _user_frame()
         if frame is None:
             return None
-        statements = [node for node in _nodes(frame.f_code.co_filename) if isinstance(node, ast.Assert | ast.If)]
-        around = [node for node in statements if _covers(node, node.test, frame.f_lineno)]
+        nodes = [node for node in _nodes(frame.f_code.co_filename) if isinstance(node, ast.stmt)]
+        statements = [(node, test) for node in nodes if (test := _tested(node)) is not None]
+        around = [(node, test) for node, test in statements if _covers(node, test, frame.f_lineno)]
         if not around:
             return None
-        statement = max(around, key=lambda node: node.lineno)
-        if not isinstance(statement.test, ast.Compare) or len(statement.test.ops) > 1:
+        statement, test = max(around, key=lambda pair: pair[0].lineno)
+        if not isinstance(test, ast.Compare) or len(test.ops) > 1:
             return None
-        if isinstance(statement, ast.Assert):
+        if not isinstance(statement, ast.If):
             return True
         return False if isinstance(statement.body[0], ast.Raise) and not statement.orelse else None
 
@@ -271,6 +309,19 @@ class Trace:
         return ", ".join(parts) or "the network"
 
 
+def _same_rows(symbol: Symbol, target: Symbol) -> bool:
+    return not symbol.changed and symbol.stored == target.stored
+
+
+def _may_be_read(operand: Symbol, target: Symbol) -> bool:
+    """Whether the order in which torch reads and writes is all the same: both lie in the same places, or in none."""
+    if operand.memory.origin is not target.memory.origin:
+        return True
+    if operand.memory is not target.memory or not _same_rows(operand, target):
+        return False
+    return operand.axes == target.axes or not set(operand.axes.places) & set(target.axes.places)
+
+
 def _user_frame() -> FrameType | None:
     """The innermost frame of the user's code below the module that is being traced."""
     frame: FrameType | None = sys._getframe(1)
@@ -295,6 +346,16 @@ def _nodes(file: str) -> list[ast.AST]:
     with suppress(SyntaxError):
         return list(ast.walk(ast.parse("".join(linecache.getlines(file)))))
     return []
+
+
+def _tested(node: ast.stmt) -> ast.expr | None:
+    """What an `assert`, an `if` or a `torch._assert` looks at."""
+    if isinstance(node, ast.Assert | ast.If):
+        return node.test
+    call = node.value if isinstance(node, ast.Expr) else None
+    if not isinstance(call, ast.Call) or not call.args:
+        return None
+    return call.args[0] if ast.unparse(call.func) in ("torch._assert", "_assert") else None
 
 
 def _covers(first: ast.stmt, last: ast.stmt | ast.expr, line: int) -> bool:

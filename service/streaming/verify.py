@@ -15,6 +15,7 @@ from service.streaming.copying import eval_copy
 from service.streaming.numerics import Numerics
 from service.streaming.program import Program
 from service.streaming.ragged import Ragged
+from service.streaming.selfcheck import beyond, largest, offline
 from service.streaming.symbol import Layout
 
 MOST = 20_000
@@ -59,7 +60,7 @@ def verify(
     """
     chance = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
-    offline = eval_copy(module)
+    copied = eval_copy(module)
     if lengths is None:
         span = program.history + 2
         # The last one is beyond all that the module asks of a length.
@@ -67,10 +68,10 @@ def verify(
         lengths = [1, 2, 3, *(chance.randint(1, 2 * span) for _ in range(3)), beyond + chance.randint(0, 20)]
     lengths = [length for length in lengths if length and program.accepts(length)]
     samples = [program.admission.drawn(length, generator) for length in lengths]
-    expected = [_offline(offline, frames, Layout(layout)) for frames in samples]
+    expected = [offline(copied, frames, Layout(layout)) for frames in samples]
     streamed = _stream(program, samples, chance)
     difference = 0.0
-    tolerance = program.precision.tolerance * max((_largest(wanted) for wanted in expected), default=0.0)
+    tolerance = program.precision.tolerance * max((largest(wanted) for wanted in expected), default=0.0)
     for number, (made, wanted) in enumerate(zip(streamed, expected, strict=True)):
         difference = max(difference, _compare(number, made, wanted, tolerance, "the module offline"))
     again = _stream(program, samples, chance)
@@ -82,16 +83,6 @@ def verify(
                 _compare(number, made, wanted, 0.0, "itself in other chunks and company")
             bit_equal = bit_equal and torch.equal(made, wanted)
     return Verified(len(lengths), sum(len(wanted) for wanted in expected), difference, bit_equal)
-
-
-def _offline(module: nn.Module, frames: Float[Tensor, "T C"], layout: Layout) -> Float[Tensor, "M C_out"]:
-    across = layout is not Layout.BTC
-    given = frames.clone()  # which a module may change
-    with torch.no_grad():
-        made = module((given.t() if across else given).unsqueeze(0))
-    (made,) = made if isinstance(made, tuple | list) else (made,)
-    rows = made.squeeze(0).float()
-    return rows.t() if across else rows  # type: ignore[no-any-return]
 
 
 def _alone(program: Program, frames: Float[Tensor, "T C"]) -> Float[Tensor, "M C_out"]:
@@ -194,19 +185,14 @@ def _move(program: Program, state: State, streams: Sequence[_Stream], free: list
     program.thaw(state, torch.tensor([stream.slot for stream in streams]), snapshots)
 
 
-def _largest(values: Tensor) -> float:
-    return float(values.abs().max()) if values.numel() else 0.0
-
-
 def _compare(number: int, made: Tensor, wanted: Tensor, tolerance: float, against: str) -> float:
     if made.shape != wanted.shape:
         raise AssertionError(f"stream {number}: {list(made.shape)} outputs streamed, {list(wanted.shape)} by {against}")
-    apart = (made - wanted).abs()
-    wrong = ~((apart <= tolerance) | (made == wanted))
+    wrong = beyond(made, wanted, tolerance)
     if bool(wrong.any()):
         index, channel = (int(place) for place in wrong.nonzero()[0])
         raise AssertionError(
             f"stream {number}, output {index}, channel {channel}: streamed {float(made[index, channel])!r}, "
             f"{against} {float(wanted[index, channel])!r} (tolerance {tolerance:.3g}; {int(wrong.sum())} of {made.numel()} differ)"
         )
-    return float(apart[made != wanted].max()) if bool((made != wanted).any()) else 0.0
+    return largest((made - wanted)[made != wanted])

@@ -89,8 +89,8 @@ def test_tiles_are_probed_and_refused_where_they_lose_their_bits(monkeypatch: py
     assert keeps_tiles(8, 20, 2, 2, 4, 4, torch.get_num_threads())
     honest = attention.attend
 
-    def sly(values: Tensor, *arguments: object) -> Tensor:
-        return honest(values, *arguments) * (1 + 1e-6 * (len(values) == 5))  # type: ignore[arg-type]
+    def sly(values: Tensor, *arguments: object, **named: object) -> Tensor:
+        return honest(values, *arguments, **named) * (1 + 1e-6 * (len(values) == 5))  # type: ignore[arg-type]
 
     monkeypatch.setattr(attention, "attend", sly)
     keeps_tiles.cache_clear()

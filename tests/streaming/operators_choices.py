@@ -128,10 +128,28 @@ def embeddings(draw: Any) -> Case:
     return Function(draw(st.sampled_from(functions)), table, conv), channels
 
 
+@st.composite
+def jumps(draw: Any) -> Case:
+    """Remainders, counts, and where something stands."""
+    channels = draw(st.integers(2, 5))
+    functions: list[Callable[[Tensor], Tensor]] = [
+        lambda x: x % 3 + torch.remainder(x, torch.tensor(-0.75)) - torch.fmod(x, 0.5) + 3 % (x.abs() + 1),
+        lambda x: x // 2 + torch.div(x, 0.5, rounding_mode="floor") - torch.div(x, 0.5, rounding_mode="trunc"),
+        lambda x: torch.cat([(x * 9).long() % 4, torch.fmod((x * 9).int(), 4), 7 // (x.abs() + 1)], 1),
+        lambda x: torch.copysign(x * 2, x.flip(1)) + torch.heaviside(x, torch.tensor(0.5)),
+        lambda x: torch.cat([(x > 0).sum(1, keepdim=True), x.count_nonzero(1).unsqueeze(1)], 1) * 0.5,
+        lambda x: (x > 0).sum(1, keepdim=True, dtype=torch.float32) * x,
+        lambda x: torch.cat([x.max(1, keepdim=True).indices, torch.min(x, 1, True)[1], x.argsort(1)], 1),
+        lambda x: torch.cat([x.topk(2, 1).indices, x.sort(dim=1, descending=True)[1], x.median(1, True)[1]], 1) * x[:, :1],
+    ]
+    return draw(behind_exact(functions, channels))
+
+
 TABLE: dict[str, st.SearchStrategy[Case]] = {
     "comparisons": comparisons(),
     "where, masked_fill, clamp": selections(),
     "choices behind a convolution": smooth_selections(),
     "truths and whole numbers": kinds(),
     "Embedding, one_hot": embeddings(),
+    "remainders, counts, places": jumps(),
 }

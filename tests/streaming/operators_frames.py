@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -101,36 +100,10 @@ def gated(draw: Any) -> Case:
     return Function(draw(st.sampled_from(functions)), conv), channels
 
 
-@st.composite
-def in_place(draw: Any) -> Case:
-    channels = draw(CHANNELS)
-    conv = nn.Conv1d(channels, channels, 3, padding=1)
-    relu = nn.ReLU(inplace=True)
-    copies: list[Callable[[Tensor], Tensor]] = [
-        torch.clone,
-        lambda y: y.to(torch.float32, copy=True),
-        lambda y: y.to(torch.float32, False, True),
-        lambda y: y.repeat(1, 1, 1),
-        lambda y: F.interpolate(y, scale_factor=1.0),
-        lambda y: y.diff(n=0),
-    ]
-    copied = draw(st.sampled_from(copies))
-
-    def forward(x: Tensor) -> Tensor:
-        y = conv(x)
-        z = relu(y)
-        y += x
-        copy = copied(y).tanh_()
-        return z * y + copy
-
-    return Function(forward, conv, relu), channels
-
-
 TABLE: dict[str, st.SearchStrategy[Case]] = {
     "BatchNorm1d, PReLU": batch_norm(),
     "per frame": per_frame(),
     "activations": activations(),
     "arithmetic": arithmetic(),
     "gated": gated(),
-    "in place": in_place(),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -115,7 +116,8 @@ class Checking(nn.Module):
         if x.size(2) % self.multiple != 0:
             raise ValueError("the length is no multiple")
         y = F.avg_pool1d(x, self.multiple)
-        assert y.shape[-1] == x.shape[-1] // self.multiple
+        torch._assert(y.shape[-1] == x.shape[-1] // self.multiple, "pooled to another length")
+        torch._assert(x.shape[-1] >= self.least + self.multiple, "too short")
         return x[..., : x.shape[-1] - self.crop] * 2
 
 
@@ -186,6 +188,33 @@ def skipping(draw: Any) -> Case:
     return skip, channels
 
 
+class Gated(nn.Module):
+    """Layers of a WaveNet without padding: the residual and the skips lose their beginnings."""
+
+    def __init__(self, channels: int, taps: int, stride: int, way: int) -> None:
+        super().__init__()
+        self.way = way
+        self.before = nn.Conv1d(channels, channels, 1, stride)
+        self.layers = nn.ModuleList(nn.Conv1d(channels, 2 * channels, taps, dilation=dilation) for dilation in (1, 2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, skips = self.before(x), []
+        for layer in self.layers:
+            gate, value = layer(x).chunk(2, 1)
+            made = torch.tanh(value) * torch.sigmoid(gate)
+            skips.append(made)
+            x = made + (x[:, :, -made.size(2) :] if self.way else x[..., x.shape[-1] - made.shape[-1] :])
+        if self.way == 2:
+            skips = [skip.narrow(2, skip.shape[2] - x.shape[2], x.shape[2]) for skip in skips]
+        return x + sum(skip[..., -x.shape[-1] : None : 1] for skip in skips)
+
+
+@st.composite
+def gated(draw: Any) -> Case:
+    channels = draw(st.integers(1, 3))
+    return Gated(channels, draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(0, 2))), channels
+
+
 class Filled(nn.Module):
     """Filled up to a whole number of blocks, and cut back."""
 
@@ -219,12 +248,31 @@ def filled(draw: Any) -> Case:
     return Filled(channels, draw(st.integers(2, 4)), draw(st.sampled_from(ways)), mode), channels
 
 
+@st.composite
+def whole_blocks(draw: Any) -> Case:
+    """Cut to a whole number of blocks before they are pooled."""
+    size, channels = draw(st.integers(2, 4)), draw(CHANNELS)
+    conv = nn.Conv1d(channels, channels, size, size)
+    functions: list[Callable[[Tensor], Tensor]] = [
+        lambda x: x[..., : x.shape[-1] - x.shape[-1] % size],
+        lambda x: x[..., : divmod(x.size(2), size)[0] * size],
+        lambda x: x.narrow(-1, 0, x.shape[2] // size * size),
+        lambda x: torch.narrow(x, 2, 1, x.shape[-1] - 1),
+        lambda x: F.avg_pool1d(x, 2)[..., : x.shape[-1] >> 1],
+        lambda x: x[..., : (x.shape[-1] >> 2) << 2].tanh(),
+    ]
+    after = draw(st.sampled_from([nn.Identity(), conv, nn.MaxPool1d(2, 1)]))
+    return nn.Sequential(Function(draw(st.sampled_from(functions))), after), channels
+
+
 TABLE: dict[str, st.SearchStrategy[Case]] = {
     "F.pad": padding(),
     "cat with constants": concatenated_padding(),
     "crop": crop(),
     "skips of other lengths": skipping(),
+    "beginnings cut off": gated(),
     "filled up to blocks": filled(),
+    "cut to blocks": whole_blocks(),
     "residual": residual(),
     "chomp": chomped(),
     "long lag": long_lag(),

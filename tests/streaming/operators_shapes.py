@@ -175,6 +175,11 @@ def numbered(draw: Any) -> Case:
         lambda x: x.unsqueeze(1).expand(-1, 2, -1, -1).reshape(x.shape[0], 2 * channels, x.shape[-1]),
         lambda x: x.repeat(1, 2, 1)[:, None].squeeze(1),
         lambda x: x[:, -1:] - x[:, None, 0] + x[:, 1].unsqueeze(1).expand_as(x),
+        lambda x: x.flip(1) - torch.flip(x.mT, dims=(-1,)).mT.roll(1, dims=1) + torch.roll(x, (2, -1), (1, 1)),
+        lambda x: torch.stack([x, -x], 2).flatten(1, 2).repeat_interleave(3, 1)[:, 1::2],
+        lambda x: torch.cat(x.tensor_split(2, 1)[::-1] + torch.tensor_split(x, (1,), dim=1)[:1], 1),
+        lambda x: torch.channel_shuffle(torch.cat([x, x * 2, -x], 1), 3),
+        lambda x: x.narrow(1, -2, 2) + torch.narrow(x, 1, 0, 1),
     ]
     return Function(draw(st.sampled_from(functions))), channels
 
@@ -195,6 +200,15 @@ def framed(draw: Any) -> Case:
     return nn.Sequential(Function(draw(st.sampled_from(functions))), after), channels
 
 
+@st.composite
+def held(draw: Any) -> Case:
+    """Each element several times in a row."""
+    channels, times = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    before = draw(st.sampled_from([nn.Identity(), nn.Conv1d(channels, channels, 3, 2, 1)]))
+    after = draw(st.sampled_from([nn.Identity(), nn.Tanh(), nn.Conv1d(channels, 2, 3, padding=1)]))
+    return nn.Sequential(before, Function(lambda x: x.repeat_interleave(times, dim=-1)), after), channels
+
+
 TABLE: dict[str, st.SearchStrategy[Case]] = {
     "walk through dimensions": walk(),
     "channels into time": into_time(),
@@ -202,4 +216,5 @@ TABLE: dict[str, st.SearchStrategy[Case]] = {
     "heads": by_heads(),
     "channels by number": numbered(),
     "unfold": framed(),
+    "repeat_interleave over time": held(),
 }

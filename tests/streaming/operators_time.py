@@ -132,7 +132,56 @@ def positions(draw: Any) -> Case:
     def faded(x: Tensor) -> Tensor:
         return x * torch.exp(-torch.arange(x.shape[-1]).to(x) / 10) + (torch.arange(x.shape[-1])[None, None] * x).tanh()
 
-    return Function(draw(st.sampled_from([sines, running, numbered, beyond, faded])), conv), channels
+    def turned(x: Tensor) -> Tensor:
+        angles = torch.outer(torch.arange(x.size(2)), speeds) + torch.outer(torch.arange(x.size(2)).float(), speeds)
+        return x * angles.cos().t()
+
+    def beside(x: Tensor) -> Tensor:
+        """CoordConv."""
+        y = conv(x)
+        place = torch.arange(y.shape[-1], dtype=y.dtype).view(1, 1, -1).repeat(y.shape[0], 1, 1) / 10
+        return torch.cat([place, y, torch.arange(y.shape[-1]).float().expand(y.shape[0], 1, -1)], 1)
+
+    def filled_up(x: Tensor) -> Tensor:
+        y = F.pad(conv(x)[..., 1:], (0, 2 * x.shape[-1] - x.shape[-1] * 2 + 1))
+        return y + torch.arange(y.shape[-1]).float().exp().reciprocal()
+
+    def of_less(x: Tensor) -> Tensor:
+        return x[..., :-2] * torch.arange(x.shape[-1] - 2)
+
+    ways = [sines, running, numbered, beyond, faded, turned, beside, filled_up, of_less]
+    return Function(draw(st.sampled_from(ways)), conv), channels
+
+
+@st.composite
+def constants(draw: Any) -> Case:
+    """As long as the input, as a branch of another rate, or as what is left of it."""
+    channels, stride = draw(st.integers(2, 5)), draw(st.integers(1, 3))
+    conv = nn.Conv1d(channels, channels, 3, stride, 1)
+    vector = torch.linspace(-1.0, 1.0, channels)
+    embedding = vector.view(1, -1, 1)
+
+    def summed(x: Tensor) -> Tensor:
+        out = torch.zeros(x.shape[0], channels, x.shape[2], device=x.device)
+        for _ in range(2):
+            out = out + x.tanh()
+        return out
+
+    functions: list[Callable[[Tensor], Tensor]] = [
+        summed,
+        lambda x: conv(x) + torch.full(conv(x).shape, 0.5) * torch.ones(conv(x).size()).tanh(),
+        lambda x: x.new_zeros(x.size(0), channels, x.size(2)) - x.new_ones(x.shape).mul(x),
+        lambda x: conv(torch.cat([x, x.new_full((1, 1, x.size(-1)), 2.0)], 1)[:, 1:]),
+        lambda x: torch.cat([embedding.expand(x.size(0), -1, conv(x).size(-1)), conv(x)], 1),
+        lambda x: torch.cat([conv(x), vector[None, :, None].repeat(1, 2, conv(x).shape[-1])], 1),
+        lambda x: x * torch.ones(x.size(0), 1, x.size(2)).to(x) + vector.expand(1, x.size(2), -1).mT,
+        lambda x: torch.where(torch.ones(1, x.size(2), dtype=torch.bool).unsqueeze(1), x, torch.zeros(x.shape)),
+        lambda x: conv(torch.full((1, channels, x.size(-1)), 0.5)) + conv(x) * torch.ones(x[..., ::stride].shape[-1]),
+        lambda x: torch.cat([x[..., 2:], torch.zeros(1, 1, x.size(-1) - 2)], 1) + torch.ones(x.size(-1) - 2).cumsum(0),
+        lambda x: torch.cat([x.new_zeros((1, channels, 2), dtype=x.dtype, device=x.device), x], -1) + x.new_tensor(2.0),
+        lambda x: torch.cat([x, torch.zeros(x.shape[2], 1, 2).permute(1, 2, 0) + 1], 1),
+    ]
+    return Function(draw(st.sampled_from(functions)), conv), channels
 
 
 FIR = torch.tensor([[[0.1, 0.25, 0.3, 0.25, 0.1]]])
@@ -158,5 +207,6 @@ TABLE: dict[str, st.SearchStrategy[Case]] = {
     "running functions": accumulations(),
     "differences and FIR filters": differences(),
     "numbers of frames": positions(),
+    "constants of a value's length": constants(),
     "envelope": st.tuples(st.integers(1, 20).map(Envelope), CHANNELS),
 }

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from service.streaming import NotStreamable, convert, verify
+from service.nn import CausalAttention
+from service.streaming import NotStreamable, Ragged, convert, verify
 from tests.streaming.operators import weighted
 from tests.streaming.refusal import told
 
@@ -244,3 +246,27 @@ def test_torch_s_factories_are_themselves_again() -> None:
 
     assert (torch.ones, torch.zeros) == (ones, zeros)
     assert torch.equal(torch.ones(2, 2), torch.full((2, 2), 1.0))
+
+
+class Banded(nn.Module):
+    """Through torch's own function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.transpose(1, 2)
+        mask = torch.ones(y.shape[1], y.shape[1], dtype=torch.bool).tril().triu(-3)
+        return F.scaled_dot_product_attention(y, y, y, attn_mask=mask).transpose(1, 2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), INFINITY])
+@pytest.mark.parametrize("module", [Banded(), CausalAttention(4, heads=2, window=4)], ids=["torch", "CausalAttention"])
+def test_what_is_not_finite_reaches_those_that_attend_to_it_however_the_stream_is_cut(module: nn.Module, bad: float) -> None:
+    program = convert(module, 4)
+    frames = torch.randn(40, 4)
+    frames[22, 1] = bad
+    made = []
+    for cut in ([40], [1] * 40, [20, 20], [13, 13, 14]):
+        state, slots = program.new_state(2), torch.tensor([1])
+        parts = [program.step(state, slots, Ragged(part, torch.tensor([len(part)]))).values for part in frames.split(cut)]
+        made.append(torch.cat(parts))
+    assert made[0].isnan().any(1).nonzero().flatten().tolist() == [22, 23, 24, 25]
+    assert all(torch.equal(other.nan_to_num(7.0), made[0].nan_to_num(7.0)) for other in made)

@@ -84,6 +84,18 @@ def test_a_long_stream_is_verified_beyond_what_the_module_asks() -> None:
     assert verify(program, module).outputs > 1000
 
 
+def test_the_numbers_of_a_value_s_frames_wait_for_no_other_value_as_long() -> None:
+    def forward(x: Tensor) -> Tensor:
+        later = F.conv1d(x, CONV.weight, padding=4)
+        assert later.shape[-1] == x.shape[-1]
+        return x * torch.arange(x.shape[-1]) + torch.ones(x.shape)
+
+    module = Function(forward)
+    program = convert(module, 3)
+    assert program.delay == 0
+    verify(program, module)
+
+
 def test_the_lesser_of_two_that_cross_late_is_known() -> None:
     slow = Count.derive(lambda t: t // 3 + 50, Count.identity(), stride=3)
     quick = Count.derive(lambda t: t * 2 - 40, Count.identity(), empty=None)
@@ -104,3 +116,48 @@ def test_a_rule_that_has_more_ready_than_there_will_be_is_refused() -> None:
     falls = Count.derive(lambda t: 9 - t, Count.identity(), empty=None)
     with pytest.raises(NotStreamable, match="a longer stream shorter"):
         graph.finish(View.whole(graph.input).padded(0, falls, 0.0), "here")
+
+
+class Cropped(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.inner(x[..., 3:].mT)
+        return made[0].mT if isinstance(made, tuple) else made
+
+
+class Upsampled(nn.Upsample):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mT)
+
+
+@pytest.mark.parametrize("inner", [nn.GRU(2, 2, batch_first=True), Upsampled(scale_factor=2)], ids=["GRU", "Upsample"])
+def test_what_raises_where_a_crop_leaves_nothing_raises_there(inner: nn.Module) -> None:
+    module = Cropped(inner)
+    program = convert(module, 2)
+    assert [program.accepts(n) for n in range(1, 6)] == [False, False, False, True, True]
+    with pytest.raises(RuntimeError):
+        module(torch.randn(1, 2, 3))
+
+
+class Stretched(nn.Module):
+    """A recurrence at a lower rate, brought back and cut to what there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv1d(1, 2, 6, 3)
+        self.memory = nn.GRU(2, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.interpolate(self.memory(self.down(x).mT)[0].mT, scale_factor=3)
+        shorter = min(x.shape[-1], y.shape[-1])
+        return x[..., :shorter] + y[..., :shorter]
+
+
+def test_a_recurrence_at_a_lower_rate_keeps_every_length() -> None:
+    module = Stretched()
+    program = convert(module, 1)
+    assert [n for n in range(1, 30) if program.accepts(n)] == list(range(6, 30))
+    verify(program, module, lengths=list(range(6, 30)))

@@ -12,6 +12,8 @@ from service.errors import NotStreamable
 from service.streaming import numerics
 from service.streaming.kernels import Blas, Kernel, OneDnn, Quickest
 from service.streaming.numerics import Gemm, Numerics, exact_kernel, quickest_kernel
+from service.streaming.operators import binary
+from service.streaming.operators.accumulation import log_add_exp
 from service.streaming.operators.pointwise import EXACT, STABLE, native
 
 PARAMETERS: dict[str, tuple[float, ...]] = {
@@ -21,7 +23,8 @@ PARAMETERS: dict[str, tuple[float, ...]] = {
     "clamp_max": (0.0,),
 }
 POSITIVE = {"log", "log2", "log10", "log1p", "sqrt", "rsqrt"}
-WITHIN_ONE = {"asin", "acos", "atanh"}
+WITHIN_ONE = {"asin", "acos", "atanh", "erfinv"}
+A_CHANCE = {"logit"}
 COUNTS = (1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 63, 100, 1000, 32767, 32769, 40001)
 
 
@@ -30,6 +33,7 @@ def test_an_elementwise_function_gives_an_element_the_same_bits_in_every_tensor(
     function = {**EXACT, **STABLE}[name]
     values = torch.randn(70_000) * 4
     values = values.abs() if name in POSITIVE else values
+    values = torch.sigmoid(values) if name in A_CHANCE else values
     values = torch.tanh(values) if name in WITHIN_ONE else values.abs() + 1 if name == "acosh" else values
     whole = function(values, *PARAMETERS.get(name, ()))
 
@@ -37,6 +41,33 @@ def test_an_elementwise_function_gives_an_element_the_same_bits_in_every_tensor(
         for first in (0, 1, 7):
             part = values[first : first + count].clone()
             assert torch.equal(function(part, *PARAMETERS.get(name, ())), whole[first : first + count])
+
+
+TWO: list[Callable[[Tensor, Tensor], Tensor]] = [
+    *(binary.atan2, binary.xlogy, log_add_exp, torch.hypot, torch.copysign),
+    *(torch.fmax, torch.fmin, torch.fmod, torch.remainder, torch.floor_divide),
+]
+
+
+@pytest.mark.parametrize("function", TWO, ids=lambda function: function.__name__)
+def test_a_function_of_two_numbers_gives_them_the_same_bits_in_every_tensor(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    one, other = torch.randn(70_000) * 4, torch.randn(70_000).abs() + 0.1
+    for second in (other, torch.tensor(0.7).expand(70_000)):
+        whole = function(one, second)
+        for count in COUNTS:
+            for first in (0, 1, 7):
+                kept = slice(first, first + count)
+                assert torch.equal(function(one[kept].clone(), second[kept].clone()), whole[kept])
+
+
+def test_a_composed_angle_equals_torch_in_all_directions() -> None:
+    values = torch.tensor([0.0, -0.0, 1.0, -1.0, 2.5, -0.3, 1e30, -1e-30, torch.inf, -torch.inf, torch.nan])
+    y, x = torch.cartesian_prod(values, values).unbind(1)
+
+    made, wanted = binary.atan2(y, x), torch.atan2(y, x)
+
+    torch.testing.assert_close(made, wanted, equal_nan=True, rtol=1e-6, atol=1e-6)
+    assert torch.equal(made.signbit() | made.isnan(), wanted.signbit() | wanted.isnan())
 
 
 @pytest.mark.parametrize("name", EXACT)

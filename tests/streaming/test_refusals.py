@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from service.streaming import NotStreamable, convert
+from service.streaming import NotStreamable, convert, selfcheck, verify
 from tests.streaming.operators import Function
 from tests.streaming.refusal import told
 
@@ -44,6 +45,9 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "last frame": (lambda x: x[..., -1], "indexing"),
     "first frames": (lambda x: x[..., :10], "ends at 10"),
     "last frames": (lambda x: x[..., -10:], "begins at -10"),
+    "last frames of a strided one": (lambda x: x[..., -x[..., ::2].shape[-1] :], "a beginning that depends on the length"),
+    "as many as a longer one has": (lambda x: x[..., -F.pad(x[..., 4:-1], (0, 4)).size(2) :][..., 1:], "depends on the length"),
+    "last frames by a multiple": (lambda x: x[..., -(x.shape[-1] // 4 * 4) :], "a beginning that depends on the length"),
     "division by the length": (lambda x: x / x.shape[-1], "length"),
     "branch on the length": (lambda x: x if x.shape[-1] > 5 else x * 2, "length"),
     "loop over time": (lambda x: sum(x[..., t : t + 1] for t in range(x.shape[-1])), "length"),
@@ -55,15 +59,31 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "batch slice": (lambda x: x[:1], "batch"),
     "dropout in training": (lambda x: F.dropout(x, 0.5), "dropout"),
     "constant over time": (lambda x: x + torch.randn(4, 100), "constant"),
+    "doubles of a value's length": (lambda x: x + torch.zeros(x.shape, dtype=torch.float64), "torch.float64"),
+    "a table with rows for frames": (lambda x: x + torch.ones(1, 4, 5).expand(1, 4, x.size(2)), "a constant of 5 frames"),
+    "as long as nothing is": (lambda x: x + torch.zeros(1, 4, 3 * x.shape[-1]), "the length of no value"),
+    "ends that are known": (lambda x: x + torch.linspace(0, 1, x.shape[-1]), "passed to torch.linspace"),
+    "noise": (lambda x: x + torch.randn(x.shape), "passed to torch.randn"),
     "doubles": (lambda x: x.double(), "double"),
-    "double constant": (lambda x: x * torch.ones(4, 1, dtype=torch.float64), "float64"),
+    "double constant": (lambda x: x * torch.ones(4, 1, dtype=torch.float64), "Convert the constant with .float()"),
     "lengths that never agree": (lambda x: x + F.conv1d(x, WEIGHT), "never agree"),
     "other rates": (lambda x: x + F.conv1d(x, WEIGHT, stride=2), "rates"),
-    "in place through a view": (lambda x: x.transpose(1, 2).relu_().transpose(1, 2) + x, "in-place"),
-    "in place through a part": (lambda x: torch.cat([x.chunk(2, 1)[0].tanh_(), x], 1), "in-place"),
-    "in place under a part": (lambda x: [x[:, :2], x.relu_()][0], "in-place"),
     "in place through a crop": (lambda x: [x[..., 1:].relu_(), x][1], "in-place"),
     "in place on what may be a copy": (lambda x: x + x.contiguous().relu_(), "in-place"),
+    "another result by the order in memory": (lambda x: x if x.is_contiguous() else -x, "both ways must compute the same"),
+    "in place before a crop is read": (lambda x: [y := x.tanh(), z := y[..., 1:], y.mul_(2), z][3], "in-place"),
+    "in place again on what was changed": (lambda x: [y := x.tanh(), y[..., 1:].mul_(2), y.zero_()][2], "in-place"),
+    "in place on what reshape may copy": (lambda x: [x.flatten(0, 1).relu_(), x][1], "in-place"),
+    "in place on what is repeated": (lambda x: x[:, :1].expand(-1, 4, -1)[:, 0].relu_(), "in-place"),
+    "in place on windows that overlap": (lambda x: x.tanh().unfold(-1, 4, 2).mul_(2).amax(-1), "elements that overlap"),
+    "in place on groups that overlap": (lambda x: x.tanh().unfold(1, 3, 1).mul_(2).flatten(2).mT, "elements that overlap"),
+    "moved by a channel in place": (lambda x: [x.__setitem__((slice(None), slice(1, 4)), x[:, :3]), x][1], "reads elsewhere"),
+    "made larger in place": (lambda x: x[:, :1].add_(x), "in-place change of torch.float32 [B, 1, T]"),
+    "doubles put into a part": (lambda x: [x.__setitem__((slice(None), 0), 1j), x][1], "assignment of a complex"),
+    "constants of other sizes put in": (
+        lambda x: [x.__setitem__((slice(None), slice(1)), torch.ones(3, 1)), x][1],
+        "in-place change of",
+    ),
     "in place through blocks": (lambda x: [x.tanh_(), x.mT.unfold(1, 4, 4).mul_(2)][0], "in-place"),
     "in place through windows": (lambda x: [y := x.tanh(), y.unfold(-1, 4, 1).relu_()][0], "in-place"),
     "in place under windows": (lambda x: [y := x.tanh(), f := y.unfold(-1, 4, 1), y.relu_(), f][3].amax(-1), "in-place"),
@@ -75,9 +95,27 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "another layout": (lambda x: x.transpose(1, 2), "layout"),
     "no such method": (lambda x: x.undefined(), "undefined"),
     "reshape": (lambda x: x.view(x.shape[0], -1), "view"),
-    "cumulative product over channels": (lambda x: x.cumprod(1), "cumprod over channels"),
+    "cumulative product over the batch": (lambda x: x.cumprod(0), "cumprod over the batch"),
+    "sorted over time": (lambda x: x.sort(-1)[0], "sort over time or batch"),
+    "middle of time": (lambda x: x.median(-1, keepdim=True)[0] + x, "median over time"),
+    "turned round in channels and time": (lambda x: x.flip(1, 2), "flip over time or batch"),
+    "rolled in everything": (lambda x: x.roll(1), "roll over all dimensions"),
+    "several quantiles": (lambda x: x.quantile(torch.tensor([0.1, 0.9]), 1), "several ranks"),
+    "mean of a loss": (lambda x: F.mse_loss(x, x.tanh()), "reduction='none'"),
+    "each frame differently often": (lambda x: x.repeat_interleave(torch.arange(4), 1), "equally often"),
+    "the batch repeated": (lambda x: x.repeat_interleave(2, 0), "repeat_interleave over the batch"),
+    "split at computed places": (lambda x: x.tensor_split(torch.tensor([1, 2]), 1), "Name them by numbers"),
+    "split into other sums": (lambda x: x.split([1, 1], 1)[0], "split of 4 channels into [1, 1]"),
+    "channels backwards": (lambda x: x[:, ::-1], "step of -1"),
+    "narrow beyond the channels": (lambda x: x.narrow(1, 2, 3), "narrow of 4 channels to 3 from 2"),
+    "narrow to a fixed number of frames": (lambda x: x.narrow(2, 0, 5), "fixed number of frames"),
+    "random leaks": (lambda x: F.rrelu(x, training=True), "rrelu in training mode"),
     "where a maximum was": (lambda x: x * x.cummax(-1).indices.float(), "indices of cummax"),
     "sum in float64": (lambda x: x.cumsum(-1, dtype=torch.float64), "cumsum to torch.float64"),
+    "norm in float64": (lambda x: torch.norm(x, dim=1, dtype=torch.float64), "norm to torch.float64"),
+    "norm of matrices": (lambda x: torch.linalg.norm(x, 2, (1, 2)), "linalg.norm of matrices"),
+    "into a tensor that is there": (lambda x: torch.exp(x, out=torch.zeros(1)), "'out' to write to"),
+    "an argument that nobody has": (lambda x: x.mean(1, colour=2), "mean with these arguments cannot be streamed (got an unex"),
     "mean over everything": (lambda x: x - x.mean(), "mean over all dimensions"),
     "sum over channels and time": (lambda x: x + x.sum((1, 2), keepdim=True), "sum over time or batch"),
     "maximum over time": (lambda x: x / x.max(-1, keepdim=True).values, "max over time"),
@@ -88,11 +126,15 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "check of the data": (lambda x: x if (x > 0).all() else -x, "leave it out of forward"),
     "where without values": (lambda x: torch.where(x > 0), "give it two values"),
     "part by truths": (lambda x: x[x > 0], "torch.where or masked_fill"),
-    "value put into a part": (lambda x: [x, x.__setitem__((slice(None), 0), 1.0)][0], "torch.cat"),
+    "value put into some frames": (lambda x: [x, x.__setitem__((Ellipsis, slice(1, None)), 1.0)][0], "torch.cat"),
+    "value put into listed channels": (lambda x: [x, x.__setitem__((slice(None), [0, 1]), 1.0)][0], "slices of channels"),
     "convolution of truths": (lambda x: F.conv1d(x > 0, WEIGHT), r"conv1d of torch.bool"),
     "whole numbers added": (lambda x: x.long() + 1, "add to torch.int64"),
     "a whole number that is too large": (lambda x: x.long() > 2**24 + 1, "16777217"),
-    "sum of truths": (lambda x: (x > 0).sum(1, keepdim=True), "sum of torch.bool"),
+    "mean of truths": (lambda x: (x > 0).mean(1, keepdim=True), "mean of torch.bool"),
+    "sum of whole numbers": (lambda x: x.long().sum(1, keepdim=True), "sum of torch.int64"),
+    "whole numbers divided": (lambda x: x.long() // 3, "floor_divide to torch.int64"),
+    "remainder by what is too large": (lambda x: x.long() % (1 << 25), "remainder to torch.int64"),
     "bits of whole numbers": (lambda x: x.long() & 3, "torch.int64"),
     "lookup by float32": (lambda x: F.embedding(x, TABLE), "whole numbers"),
     "lookup by several frames": (lambda x: F.embedding(F.max_pool1d(x, 2).long(), TABLE), r".clamp(0, 5)"),
@@ -158,6 +200,65 @@ def test_a_recurrence_that_does_not_fit_is_refused(module: nn.RNNBase) -> None:
         convert(nn.Sequential(module), 4, layout="BTC")
 
 
+def caught(x: Tensor) -> Tensor:
+    try:
+        return x + torch.special.expit(x)
+    except Exception:
+        return x
+
+
+def caught_by_whoever_catches_all(x: Tensor) -> Tensor:
+    y: Tensor | int = 0
+    for _ in range(2):
+        try:
+            y = y[..., -x.shape[-1] // 2 :]  # type: ignore[index]
+        except:  # noqa: E722
+            y = 0
+        y = x + y
+    return y
+
+
+def caught_in_a_check(x: Tensor) -> Tensor:
+    try:
+        assert not torch.isnan(x).any()
+    except Exception as error:
+        raise ValueError("NaN") from error
+    return x
+
+
+@pytest.mark.parametrize("function", [caught, caught_by_whoever_catches_all, caught_in_a_check], ids=lambda one: one.__name__)
+def test_a_refusal_that_the_module_catches_stays_one(function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(NotStreamable, match=f"{Path(__file__).name}:.*cannot be streamed exactly"):
+        convert(Function(function), 2)
+
+
+DIFFERENT: dict[str, Callable[[Tensor], Tensor]] = {
+    "the type of a tensor": lambda x: x * 2 if type(x) is Tensor else x,
+    "the type of a length": lambda x: x * 2 if isinstance(x.shape[-1], int) else x,
+    "the type of a shape": lambda x: F.pad(x, (1, 0)) if isinstance(x.shape, torch.Size) else x,
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_module_that_tells_a_symbol_from_a_tensor_is_refused(name: str) -> None:
+    with pytest.raises(NotStreamable, match="something else than its module"):
+        convert(Function(DIFFERENT[name]), 2)
+
+
+def test_what_jumps_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a thousand outputs."""
+    calls = iter(range(99))
+
+    def forward(x: Tensor) -> Tensor:
+        y = x.tanh()
+        if type(x) is Tensor and y.shape[-1] > 100:
+            y[..., next(calls)] += 1
+        return y
+
+    monkeypatch.setattr(selfcheck, "_lengths", lambda _: iter([1, 1000]))
+    assert convert(Function(forward), 1).channels == 1
+
+
 def test_a_module_that_counts_its_calls_is_refused() -> None:
     class Counting(nn.Module):
         calls: Tensor
@@ -215,6 +316,41 @@ def test_doubles_and_torchscript_are_refused() -> None:
         convert(nn.Conv1d(1, 1, 1).double(), 1)
     with pytest.raises(NotStreamable, match="module '0' is TorchScript"):
         convert(nn.Sequential(torch.jit.trace(nn.Conv1d(1, 1, 1), torch.randn(1, 1, 4))), 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_scripted_and_compiled_functions_are_streamed_as_what_they_were_made_of() -> None:
+    scripted, compiled = torch.jit.script(gated), torch.compile(gated, backend="eager")
+
+    def forward(x: Tensor) -> Tensor:
+        halves = torch.IntTensor([2])
+        return scripted(x, x[:, :1], halves) + compiled(2 * x, -x, n=halves) + scripted(torch.ones(1, 4, 1), torch.zeros(1), halves)
+
+    module = Function(forward)
+    verify(convert(module, 4), module, lengths=[3, 8])
+    assert isinstance(scripted, torch.jit.ScriptFunction)
+
+
+def test_a_function_of_torchscript_alone_is_refused() -> None:
+    unit = torch.jit.CompilationUnit("def twice(x):\n    return 2 * x\n")
+
+    with pytest.raises(NotStreamable) as caught:
+        convert(Function(unit.twice), 1)
+    assert "the Python function that it was made of" in told(caught)
+
+
+def test_compiled_modules_are_streamed_as_what_was_compiled() -> None:
+    compiled = torch.compile(nn.Sequential(torch.compile(nn.Conv1d(1, 2, 3)), nn.ReLU()))
+
+    assert verify(convert(compiled, 1), compiled).outputs > 0
+    assert type(compiled._orig_mod[0]).__name__ == "OptimizedModule"
+
+
+def gated(a: Tensor, b: Tensor, n: Tensor) -> Tensor:
+    """As in WaveGlow and VITS."""
+    k = n[0]
+    both = a + b
+    return torch.tanh(both[:, :k]) * torch.sigmoid(both[:, k:])
 
 
 def test_a_forward_that_lowers_the_precision_is_refused() -> None:

@@ -67,7 +67,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "indexed by data": (lambda x: x[:, x], "indexing"),
     "Linear of heads": (lambda x: F.linear(x.mT.unflatten(-1, (2, 3)), torch.ones(1, 4)), "linear of 3 channels, which takes 4"),
     "norm over time": (lambda x: F.layer_norm(x, (6, 5)), "LayerNorm over time"),
-    "in place through a head": (lambda x: [x.view(1, 2, 3, -1)[:, 0].relu_(), x][1], "in-place"),
+    "in place through a head": (lambda x: [x.reshape(1, 2, 3, -1)[:, 0].relu_(), x][1], "in-place"),
     "an output of other dimensions": (lambda x: x.unsqueeze(1), "an output [B, 1, 6, T]"),
 }
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from service.streaming.axes import Kind
 from service.streaming.lowering import lowers
 from service.streaming.operator import Recurrence
 from service.streaming.operators.dimensions import place_of
+from service.streaming.operators.ordering import WithIndices, both
+from service.streaming.operators.reduction import along
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 from service.streaming.turn import Span
@@ -32,6 +36,8 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
     "logcumsumexp": (log_add_exp, -torch.inf),
 }
 """Of each running function, what joins the memory and an element, and the memory before the first."""
+RANKED = ("cummax", "cummin")
+"""Those that give indices too."""
 
 
 class Accumulation(Recurrence):
@@ -62,15 +68,8 @@ def last_rows(made: Float[Tensor, "M S"], span: Span, before: Float[Tensor, "B S
     return torch.where((span.lengths > 0).unsqueeze(1), last, before)
 
 
-class Extremes(NamedTuple):
-    """What `torch.cummax` and `torch.cummin` return."""
-
-    values: Symbol
-    indices: Indices
-
-
 class Indices:
-    """Where a running extreme was; any use is refused."""
+    """Where a running extreme over time was; any use is refused."""
 
     def __init__(self, trace: Trace, name: str) -> None:
         self._trace = trace
@@ -83,12 +82,22 @@ class Indices:
 def _lower_accumulation(name: str) -> None:
     @lowers(name)
     def lowering(trace: Trace, symbol: Symbol, dim: int, *, dtype: torch.dtype | None = None) -> Any:
-        if place_of(trace, symbol, dim) != symbol.axes.time_dim:
-            trace.refuse(f"{name} over channels or batch", "Take it over time.")
         if dtype not in (None, torch.float32):
             trace.refuse(f"{name} to {dtype}", "Programs run in float32.")
+        place = place_of(trace, symbol, dim)
+        if symbol.axes.each[place].kind is Kind.FACTOR:
+            return _over_channels(trace, symbol, name, dim)
+        if place != symbol.axes.time_dim:
+            trace.refuse(f"{name} over the batch", "Take it over time or channels.")
         made = trace.add_each(Accumulation(name, symbol.channels), symbol)
-        return Extremes(made, Indices(trace, name)) if name in ("cummax", "cummin") else made
+        return WithIndices(made, Indices(trace, name)) if name in RANKED else made
+
+
+def _over_channels(trace: Trace, symbol: Symbol, name: str, dim: int) -> Any:
+    function = partial(getattr(torch, name), dim=1)
+    if name in RANKED:
+        return both(trace, partial(along, dim=dim), symbol, name, function)
+    return along(trace, symbol, name, function, dim)
 
 
 for _name in FUNCTIONS:

@@ -181,8 +181,8 @@ def batch_norm(
 ) -> Symbol:
     if training or running_mean is None or running_var is None:
         trace.refuse("BatchNorm with the statistics of the batch", "Use track_running_stats=True and eval mode.")
-    if symbol.ndim < 3 or symbol.axes.each[1].kind is not Kind.FACTOR:
-        trace.refuse("BatchNorm over another dimension than channels", "Give it [B, C, T].")
+    if symbol.ndim < 2 or symbol.axes.each[1].kind is not Kind.FACTOR:
+        trace.refuse("BatchNorm over another dimension than channels", "Give it [B, C, T], or frames [B * T, C].")
     if len(running_mean) != symbol.axes.each[1].size:
         trace.refuse_channels(symbol, symbol.axes.each[1].size, len(running_mean))
     scale = 1.0 / torch.sqrt(running_var + eps)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from service.streaming.axes import Axes, Kind, factor
+from service.streaming.axes import BATCH, ONE, Axes, Kind, factor
 from service.streaming.lowering import lowers
 from service.streaming.operator import Pointwise
 from service.streaming.operators.casting import kind_of
@@ -45,7 +45,7 @@ class WithConstant(Pointwise):
         self.reflected = reflected
 
     def compute(self, rows: Sequence[Rows], out: Rows | None) -> Rows:
-        plain = not self.reflected and self.name not in ("maximum", "minimum")
+        plain = not self.reflected and self.name in ("add", "sub", "mul", "div")
         constant = self.constant if plain else torch.as_tensor(self.constant, dtype=rows[0].dtype)
         pair = (constant, rows[0]) if self.reflected else (rows[0], constant)
         result = self.function(*pair)
@@ -71,10 +71,15 @@ class Concatenation(Pointwise):
         return torch.cat(list(rows), 1) if out is None else torch.cat(list(rows), 1, out=out)
 
 
-def _lower_binary(name: str, function: Callable[..., Tensor], *aliases: str, whole: bool = False) -> None:
-    def combine(trace: Trace, a: Any, b: Any, reflected: bool) -> Symbol:
-        if reflected:
-            a, b = b, a
+Combining = Callable[[Trace, Any, Any], Symbol]
+
+
+def lower_binary(name: str, function: Callable[..., Tensor], *aliases: str, whole: bool = False) -> Combining:
+    """Lowers a function of two numbers, under its name and with its operands the other way round under `r` and its name; returns
+    the lowering. With `whole` its result of whole numbers is the same in float32."""
+
+    @lowers(name, *aliases, any_kind=True)
+    def combine(trace: Trace, a: Any, b: Any) -> Symbol:
         kind = kind_of(trace, name, a, b)
         if not kind.is_floating_point and not whole:
             trace.refuse(f"{name} to {kind}", "Compute in float32: convert with .float() before.")
@@ -87,23 +92,44 @@ def _lower_binary(name: str, function: Callable[..., Tensor], *aliases: str, who
             return trace.add_each(operator, symbol, dtype=kind)
         return trace.add(operator, [symbol], axes=axes.flat(), dtype=kind)
 
-    @lowers(name, *aliases, any_kind=True)
-    def lowering(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Symbol:
-        if alpha != 1:
-            trace.refuse(f"{name} with alpha", "Multiply by it before.")
-        return combine(trace, a, b, reflected=False)
-
     @lowers(f"r{name}", *(f"r{alias}" for alias in aliases), any_kind=True)
-    def reflected_lowering(trace: Trace, a: Any, b: Any) -> Symbol:
-        return combine(trace, a, b, reflected=True)
+    def reflected(trace: Trace, a: Any, b: Any) -> Symbol:
+        return combine(trace, b, a)
+
+    return combine
 
 
-_lower_binary("add", torch.add)
-_lower_binary("sub", torch.sub, "subtract")
-_lower_binary("mul", torch.mul, "multiply")
-_lower_binary("div", torch.div, "truediv", "divide", "true_divide")
-_lower_binary("maximum", torch.maximum, whole=True)
-_lower_binary("minimum", torch.minimum, whole=True)
+_add = lower_binary("add", torch.add)
+_sub = lower_binary("sub", torch.sub, "subtract")
+_div = lower_binary("div", torch.div, "truediv", "divide", "true_divide")
+lower_binary("mul", torch.mul, "multiply")
+lower_binary("maximum", torch.maximum, whole=True)
+lower_binary("minimum", torch.minimum, whole=True)
+
+
+def _lower_scaled(combine: Combining, *names: str) -> None:
+    """With an `alpha` that the second operand is multiplied by."""
+
+    @lowers(*names, any_kind=True)
+    def lowering(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Symbol:
+        return combine(trace, a, b if alpha == 1 else b * alpha)
+
+
+_lower_scaled(_add, "add")
+_lower_scaled(_sub, "sub", "subtract")
+
+
+@lowers("rsub", any_kind=True)
+def rsub(trace: Trace, a: Any, b: Any, *, alpha: float = 1) -> Symbol:
+    return _sub(trace, b, a if alpha == 1 else a * alpha)
+
+
+@lowers("div", "divide", any_kind=True)
+def div(trace: Trace, a: Any, b: Any, *, rounding_mode: str | None = None) -> Symbol:
+    if rounding_mode is None:
+        return _div(trace, a, b)
+    made: Symbol = trace.call("floor_divide", (a, b), {}) if rounding_mode == "floor" else _div(trace, a, b).trunc()
+    return made
 
 
 def join(
@@ -167,7 +193,7 @@ def with_constant(trace: Trace, symbol: Symbol, constant: Any) -> tuple[Symbol, 
 
 @lowers("cat", "concat", "concatenate", any_kind=True)
 def cat(trace: Trace, tensors: Sequence[Any], dim: int = 0) -> Symbol:
-    symbols = [tensor for tensor in tensors if isinstance(tensor, Symbol)]
+    symbols = _of_one_batch([tensor for tensor in tensors if isinstance(tensor, Symbol)])
     first = symbols[0]
     dim = place_of(trace, first, dim)
     if dim == first.axes.time_dim and len(symbols) == 1:
@@ -184,6 +210,15 @@ def cat(trace: Trace, tensors: Sequence[Any], dim: int = 0) -> Symbol:
     axes = whole[0].axes.replaced(dim, factor(width, first.channels // first.axes.each[dim].size))
     dtype = reduce(torch.promote_types, (symbol.dtype for symbol in symbols))
     return trace.add_each(Concatenation(axes.channels), *whole, axes=axes, dtype=dtype)
+
+
+def _of_one_batch(symbols: Sequence[Symbol]) -> list[Symbol]:
+    """A dimension of size 1 where others have the batch is the batch."""
+    places = {place for symbol in symbols for place, axis in enumerate(symbol.axes.each) if axis == BATCH}
+    if len(places) != 1 or len({symbol.ndim for symbol in symbols}) != 1:
+        return list(symbols)
+    (place,) = places
+    return [symbol.seen_as(symbol.axes.replaced(place, BATCH)) if symbol.axes.each[place] == ONE else symbol for symbol in symbols]
 
 
 def _padded_by_constants(trace: Trace, tensors: Sequence[Any], symbol: Symbol) -> Symbol:
@@ -209,6 +244,8 @@ def part(trace: Trace, symbol: Symbol, kept: slice, dim: int | None = None) -> S
     axis = symbol.axes.each[dim]
     if axis.kind is not Kind.FACTOR:
         trace.refuse(f"{trace.calling} over time or batch", "Split channels.")
+    if kept.step is not None and kept.step < 1:
+        trace.refuse(f"{trace.calling} with a step of {kept.step}", "The module itself would raise here.")
     chosen = range(*kept.indices(axis.size))
     if not chosen:
         trace.refuse(f"{trace.calling} of no channels", "Keep one at least.")
@@ -233,6 +270,8 @@ def parts(trace: Trace, symbol: Symbol, sizes: int | Sequence[int], dim: int) ->
         trace.refuse("split over time or batch", "Split channels.")
     if isinstance(sizes, int):
         sizes = [min(sizes, axis.size - first) for first in range(0, axis.size, sizes)]
+    if sum(sizes) != axis.size:
+        trace.refuse(f"{trace.calling} of {axis.size} channels into {list(sizes)}", "The module itself would raise here.")
     ends = [sum(sizes[: place + 1]) for place in range(len(sizes))]
     return tuple(part(trace, symbol, slice(end - size, end), dim) for size, end in zip(sizes, ends, strict=True))
 

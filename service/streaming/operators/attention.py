@@ -75,7 +75,8 @@ class Attention(Banded):
         if begins or (begins is None and bool((first < self.band - 1).any())):
             index = first.unsqueeze(1) + torch.arange(1 - self.band, self.tile, device=first.device)
             mask = mask.masked_fill((index < 0).view(len(first), 1, 1, -1), -torch.inf)
-        return attend(values, mask, self.tile, self.heads, self.groups, self.depth, self.width, self.scale)
+        sizes = self.tile, self.heads, self.groups, self.depth, self.width
+        return attend(values, mask, *sizes, self.scale, captured=begins is not None)
 
     def weights(self) -> tuple[Tensor, ...]:
         return (self.bias,)
@@ -97,8 +98,31 @@ def attend(
     depth: int,
     width: int,
     scale: float,
+    captured: bool = False,
 ) -> Float[Tensor, "P tile C"]:
-    """The tiles' outputs; their queries are the last `tile` elements."""
+    """The tiles' outputs; their queries are the last `tile` elements.
+
+    An element that is not finite makes those NaN that attend to it, and no others: in torch's kernel it reaches all of its tile.
+    While launches are captured, nobody can look whether there is one.
+    """
+    finite = values.isfinite().all(2)
+    if not captured and bool(finite.all()):
+        return _attend(values, mask, tile, heads, groups, depth, width, scale)
+    made = _attend(values.masked_fill(~finite.unsqueeze(2), 0.0), mask, tile, heads, groups, depth, width, scale)
+    attended = (mask > -torch.inf).any(1).expand(len(values), -1, -1)
+    return made.masked_fill((attended & ~finite.unsqueeze(1)).any(2, keepdim=True), torch.nan)
+
+
+def _attend(
+    values: Float[Tensor, "P k C_in"],
+    mask: Float[Tensor, "_ _ tile k"],
+    tile: int,
+    heads: int,
+    groups: int,
+    depth: int,
+    width: int,
+    scale: float,
+) -> Float[Tensor, "P tile C"]:
     count, taps, _ = values.shape
     queries, keys, content = torch.split(values, [heads * depth, groups * depth, groups * width], 2)
     made = F.scaled_dot_product_attention(

@@ -49,7 +49,8 @@ def cast(trace: Trace, symbol: Symbol, target: torch.dtype) -> Symbol:
     if target not in KINDS:
         trace.refuse(f"{trace.calling}, a conversion to {target},", IN_FLOAT32)
     if target is torch.float32 or symbol.dtype is torch.bool:
-        return Symbol(trace, symbol.stored, symbol.axes, object(), target)
+        copy = symbol.copied
+        return Symbol(trace, copy.stored, copy.axes, copy.memory, target)
     return trace.add_each(Cast(symbol.channels, symbol.dtype, target), symbol, dtype=target)
 
 
@@ -63,7 +64,7 @@ def kind_of(trace: Trace, name: str, *operands: Any) -> torch.dtype:
             trace.refuse(f"{name} with a {type(other).__name__}", "Use numbers or float32 tensors.")
     found = kind.dtype if isinstance(kind, Tensor) else torch.result_type(kind, kind)
     if found not in KINDS:
-        trace.refuse(f"{name} with a {found}", f"Use numbers or float32 tensors. {IN_FLOAT32}")
+        trace.refuse(f"{name} with a {found}", f"Convert the constant with .float(), or use a number. {IN_FLOAT32}")
     for part in operands:
         if isinstance(part, Symbol) or found is torch.float32:
             continue

@@ -30,7 +30,7 @@ def factor_place(trace: Trace, symbol: Symbol, dim: int) -> int:
 def ordered(trace: Trace, symbol: Symbol, order: Sequence[int]) -> Symbol:
     """The same dimensions, over rows that hold the factors in another order, `order[-1]` innermost."""
     view = trace.flattened(symbol.stored, symbol.axes.permuted(order))
-    return Symbol(trace, view, symbol.axes.over(order), symbol.root, symbol.dtype)
+    return Symbol(trace, view, symbol.axes.over(order), symbol.memory, symbol.dtype)
 
 
 def innermost(trace: Trace, symbol: Symbol, dim: int) -> Symbol:

@@ -91,6 +91,7 @@ def interpolate(
     if symbol.ndim != 3 or symbol.axes.time_dim != 2:
         trace.refuse("interpolation of another dimension than time", "Give it [B, C, T].")
     factor = _factor(trace, symbol, size, scale_factor)
+    trace.graph.require(lambda t: t >= 1, symbol.stored.timeline.total, reach=1)
     if factor == 1:
         return symbol.copied
     if mode == "linear" and align_corners:

@@ -12,9 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from service.streaming.lowering import lowers
+from service.streaming.memory import Memory
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Pointwise
 from service.streaming.operators.casting import KINDS
+from service.streaming.operators.shapes import numbers
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
@@ -115,6 +117,7 @@ ANGULAR = ("sin", "cos", "tan", "asin", "acos", "atan", "asinh", "acosh", "sinc"
 SELECTING = ("leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "relu6", "threshold")
 ARITHMETIC = ("abs", "neg", "reciprocal", "square", "sign", "floor", "ceil", "round")
 WHOLE = ("trunc", "frac", "nan_to_num")
+SPECIAL = ("erfinv", "lgamma", "digamma", "i0", "logit", "deg2rad", "rad2deg")
 
 
 def native(name: str) -> Callable[..., Tensor]:
@@ -123,7 +126,7 @@ def native(name: str) -> Callable[..., Tensor]:
     return function
 
 
-STABLE = {name: native(name) for name in (*EXPONENTIAL, *ANGULAR, *SELECTING, *ARITHMETIC, *WHOLE)}
+STABLE = {name: native(name) for name in (*EXPONENTIAL, *ANGULAR, *SELECTING, *ARITHMETIC, *WHOLE, *SPECIAL)}
 """Functions whose rows keep their bits."""
 
 
@@ -141,8 +144,14 @@ def _lower_function(name: str, *aliases: str) -> None:
         return trace.add_each(Elementwise(name, symbol.channels, apply, (args, tuple(sorted(kwargs.items())))), symbol)
 
 
-ALIASES = {"logsigmoid": ("log_sigmoid",)}
-"""Names by which torch calls them inside."""
+ALIASES = {
+    "logsigmoid": ("log_sigmoid",),
+    "abs": ("absolute",),
+    "neg": ("negative",),
+    "sign": ("sgn",),
+    "trunc": ("fix",),
+} | {f"a{name}": (f"arc{name}",) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")}
+"""Other names of the same, some of which torch uses inside only."""
 
 for _name in (*EXACT, *STABLE):
     _lower_function(_name, *ALIASES.get(_name, ()))
@@ -172,12 +181,33 @@ def power(x: Tensor, exponent: float) -> Tensor:
     return (torch.copysign(size, wide) if exponent % 2 else size).float()
 
 
+def exponential(x: Tensor, base: float) -> Tensor:
+    """`base ** x`, with a positive base, by functions whose rows keep their bits."""
+    return (x.double() * math.log(base)).exp_().float()
+
+
 @lowers("pow")
-def power_lowering(trace: Trace, symbol: Symbol, exponent: float) -> Symbol:
+def power_lowering(trace: Trace, symbol: Any, exponent: Any) -> Symbol:
+    if isinstance(exponent, Symbol) and isinstance(symbol, int | float) and symbol > 0:
+        base = float(symbol)
+        return trace.add_each(Elementwise("rpow", exponent.channels, lambda x: exponential(x, base), base), exponent)
     if not isinstance(symbol, Symbol) or not isinstance(exponent, int | float):
         trace.refuse("pow with a computed exponent", "Write it as products, sqrt, exp or log.")
     function = power if trace.numerics is Numerics.EXACT else torch.pow
     return trace.add_each(Elementwise("pow", symbol.channels, lambda x: function(x, float(exponent)), float(exponent)), symbol)
+
+
+@lowers("rpow")
+def reflected_power(trace: Trace, exponent: Symbol, base: Any) -> Symbol:
+    return power_lowering(trace, base, exponent)
+
+
+@lowers("rrelu")
+def rrelu(trace: Trace, symbol: Symbol, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Symbol:
+    if training:
+        trace.refuse("rrelu in training mode", "Pass training=self.training, or use nn.RReLU.")
+    made: Symbol = trace.call("leaky_relu", (symbol, (lower + upper) / 2), {})
+    return made
 
 
 @lowers("dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
@@ -187,15 +217,28 @@ def dropout(trace: Trace, symbol: Symbol, p: float = 0.5, training: bool = True)
     return symbol
 
 
-@lowers("detach", "requires_grad", "cpu", "positive", any_kind=True)
+@lowers("detach", "data", "requires_grad", "cpu", "positive", any_kind=True)
 def same(trace: Trace, symbol: Symbol) -> Symbol:
     return symbol
+
+
+@lowers("is_floating_point", "is_complex", any_kind=True)
+def is_what(trace: Trace, symbol: Symbol) -> bool:
+    return trace.calling == "is_floating_point" and symbol.dtype.is_floating_point
+
+
+@lowers("is_contiguous", any_kind=True)
+def is_contiguous(trace: Trace, symbol: Symbol, *, memory_format: object = None) -> bool:
+    """Nobody knows here: the module is traced with both answers, and has to compute the same."""
+    if trace.graph.contiguous is None:
+        trace.graph.contiguous = trace.decided()
+    return trace.graph.contiguous
 
 
 @lowers("contiguous", any_kind=True)
 def contiguous(trace: Trace, symbol: Symbol) -> Symbol:
     """The same memory or a copy, which nobody knows here; a change in place is refused while both are in use."""
-    return symbol.storing(symbol.stored)
+    return symbol.copied if symbol.axes.repeat else symbol.remembered(Memory(symbol.memory.origin))
 
 
 @lowers("clone", any_kind=True)
@@ -203,14 +246,30 @@ def clone(trace: Trace, symbol: Symbol, *, memory_format: object = None) -> Symb
     return symbol.copied
 
 
-@lowers("new_zeros", any_kind=True)
-def new_zeros(trace: Trace, symbol: Symbol, *size: Any) -> Tensor:
-    return torch.zeros(*size)
+def _lower_new(name: str, *fill: float) -> None:
+    """A constant of the value's kind; one of the value's length where the size says so."""
+
+    @lowers(name, any_kind=True)
+    def lowering(
+        trace: Trace, symbol: Symbol, *sizes: Any, size: Any = None, dtype: Any = None, device: object = None, **_: object
+    ) -> Any:
+        return torch.full(numbers(sizes, size), *fill, dtype=dtype or symbol.dtype)
 
 
-@lowers("new_ones", any_kind=True)
-def new_ones(trace: Trace, symbol: Symbol, *size: Any, dtype: torch.dtype | None = None, device: object = None) -> Tensor:
-    return torch.ones(*size, dtype=dtype)
+_lower_new("new_zeros", 0.0)
+_lower_new("new_ones", 1.0)
+
+
+@lowers("new_full", any_kind=True)
+def new_full(
+    trace: Trace, symbol: Symbol, size: Any, fill_value: float, *, dtype: Any = None, device: object = None, **_: object
+) -> Any:
+    return torch.full(numbers((size,)), fill_value, dtype=dtype or symbol.dtype)
+
+
+@lowers("new_tensor", any_kind=True)
+def new_tensor(trace: Trace, symbol: Symbol, data: Any, *, dtype: Any = None, device: object = None, **_: object) -> Tensor:
+    return torch.tensor(data, dtype=dtype or symbol.dtype)
 
 
 @lowers("full_like", any_kind=True)

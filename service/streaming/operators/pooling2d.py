@@ -62,7 +62,7 @@ def _pooled(trace: Trace, given: Image, time: Pool, frequency: Pool, mean: bool,
         given = given.readable(trace, time.window.fill) if time.pads else given
         symbol = given.result(trace, time, given.frequencies, given.channels)
     if frequency.window.is_same_index:
-        return symbol
+        return symbol.copied
     operator = FrequencyPool(frequency, given.frequencies, given.channels, mean, include_pad)
     if operator.made < 1:
         trace.refuse(f"{trace.calling} of {given.frequencies} frequencies", "The module itself would raise here.")
@@ -124,7 +124,7 @@ def _lower_adaptive(name: str, mean: bool) -> None:
         if time is not None or return_indices:
             trace.refuse(f"{name} over time", "Pool frequencies only, such as (1, None), or run it on windows (mode: window).")
         if frequencies is None:
-            return symbol
+            return symbol.copied
         if given.frequencies % frequencies:
             trace.refuse(f"{name} of {given.frequencies} frequencies to {frequencies}", "Pool to a number that divides them.")
         size = given.frequencies // frequencies

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from service.streaming.lowering import lowers_module
 from service.streaming.numerics import Gemm, Numerics
-from service.streaming.operator import Recurrence
+from service.streaming.operator import Flags, Recurrence
 from service.streaming.operators.pointwise import sigmoid
 from service.streaming.symbol import Symbol
+from service.streaming.timeline import Frames
 from service.streaming.tracing import Trace
 from service.streaming.turn import Span
 
@@ -33,6 +34,13 @@ class Layer(Recurrence):
         into_bias, back_bias = biases or (None, None)
         self.into = Gemm(into.t(), into_bias, numerics)
         self.back = Gemm(back.t(), back_bias, numerics, few=True)
+
+    def legal(self, *totals: Frames) -> Flags:
+        return totals[0] >= 1
+
+    @property
+    def reach(self) -> int:
+        return 1
 
     def products(self) -> tuple[Gemm, ...]:
         # Not the one that goes round: its rounding would add up over the stream.

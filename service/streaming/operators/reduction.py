@@ -10,21 +10,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from service.streaming.axes import ONE, Kind
+from service.streaming.axes import ONE, Kind, factor
 from service.streaming.lowering import lowers, refuses
 from service.streaming.operator import Pointwise
-from service.streaming.operators.accumulation import Extremes, Indices
-from service.streaming.operators.dimensions import factors_of, ordered, place_of
+from service.streaming.operators.dimensions import factors_of, innermost, ordered, place_of
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
 Rows = Float[Tensor, "M C"]
-Function = Callable[[Float[Tensor, "P n"]], Float[Tensor, "P"]]
+Function = Callable[[Float[Tensor, "P n"]], Float[Tensor, "P m"] | Float[Tensor, "P"]]
 PER_WINDOW = "It needs the whole stream before its first output; run it on windows outside penstock."
+OVER_CHANNELS = "Over channels alone it streams: name their dimension."
 
 
 class Reduction(Pointwise):
-    """`function` of `size` neighbouring channels at a time; `parameters` are what it closes over."""
+    """`function` of `size` neighbouring channels at a time, which makes one number of them or several; `parameters` are what it
+    closes over."""
 
     def __init__(self, name: str, channels: int, size: int, function: Function, parameters: object) -> None:
         self.name = name
@@ -35,7 +36,7 @@ class Reduction(Pointwise):
 
     def compute(self, rows: Sequence[Rows], out: Rows | None) -> Rows:
         # Contiguous pieces, reduced along their rows: so a piece's bits do not depend on how many there are.
-        result = self.function(rows[0].reshape(-1, self.size)).view(-1, self.channels)
+        result = self.function(rows[0].reshape(-1, self.size)).reshape(-1, self.channels)
         return result if out is None else out.copy_(result)
 
     def describe(self) -> str:
@@ -50,7 +51,7 @@ def reduced(
     places = sorted({place_of(trace, symbol, one) for one in dims})
     if not places or any(symbol.axes.each[place].kind is not Kind.FACTOR for place in places):
         over = "all dimensions" if not places else "time or batch"
-        trace.refuse(f"{trace.calling} over {over}", f"{PER_WINDOW} Over channels alone it streams: name their dimension.")
+        trace.refuse(f"{trace.calling} over {over}", f"{PER_WINDOW} {OVER_CHANNELS}")
     kept = [place for place in factors_of(symbol.axes) if place not in places]
     whole = ordered(trace, symbol, [*kept, *places])
     axes = whole.axes
@@ -61,6 +62,21 @@ def reduced(
     return trace.add_each(Reduction(name, axes.channels, size, function, parameters), whole, axes=axes)
 
 
+def along(
+    trace: Trace, symbol: Symbol, name: str, function: Function, dim: int, size: int | None = None, parameters: object = ()
+) -> Symbol:
+    """`function` of one dimension of channels, which has `size` of them afterwards, else as many as before."""
+    place = place_of(trace, symbol, dim)
+    axis = symbol.axes.each[place]
+    if axis.kind is not Kind.FACTOR:
+        trace.refuse(f"{trace.calling} over time or batch", f"{PER_WINDOW} {OVER_CHANNELS}")
+    whole = innermost(trace, symbol, place)
+    others = [other for other in factors_of(symbol.axes) if other != place]
+    axes = whole.axes.replaced(place, factor(axis.size if size is None else size, 1)).over([*others, place])
+    operator = Reduction(name, axes.channels, axis.size, function, (axis.size if size is None else size, parameters))
+    return trace.add_each(operator, whole, axes=axes)
+
+
 def _lower_reduction(name: str, function: Callable[..., Tensor]) -> None:
     @lowers(name)
     def lowering(trace: Trace, symbol: Symbol, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Symbol:
@@ -69,22 +85,20 @@ def _lower_reduction(name: str, function: Callable[..., Tensor]) -> None:
         return reduced(trace, symbol, name, partial(function, dim=1), dim, keepdim)
 
 
-for _name in ("sum", "mean", "prod", "amax", "amin", "logsumexp"):
+for _name in ("mean", "prod", "amax", "amin", "logsumexp"):
     _lower_reduction(_name, getattr(torch, _name))
 
 
-def _lower_extreme(name: str, values: Callable[..., Tensor], between: str) -> None:
-    @lowers(name)
-    def lowering(trace: Trace, symbol: Symbol, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
-        other = dim if isinstance(dim, Symbol | Tensor) else other
-        if other is not None:
-            return trace.call(between, (symbol, other), {})
-        made = reduced(trace, symbol, name, partial(values, dim=1), dim, keepdim)
-        return Extremes(made, Indices(trace, name))
-
-
-_lower_extreme("max", torch.amax, "maximum")
-_lower_extreme("min", torch.amin, "minimum")
+@lowers("sum", any_kind=True)
+def total(trace: Trace, symbol: Symbol, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Symbol:
+    """Of truths it is how many there are."""
+    counted = symbol.dtype is torch.bool and dtype in (None, torch.int64)
+    if dtype not in (None, torch.float32) and not counted:
+        trace.refuse(f"sum to {dtype}", "Programs run in float32.")
+    if not counted:
+        trace.require_floats([symbol] if dtype is None else [])
+    made = reduced(trace, symbol, "sum", partial(torch.sum, dim=1), dim, keepdim)
+    return Symbol(trace, made.stored, made.axes, dtype=torch.int64) if counted else made
 
 
 def variance(rows: Float[Tensor, "P n"], correction: float) -> Float[Tensor, "P"]:
@@ -117,16 +131,30 @@ _lower_spread("std", deviation)
 
 
 @lowers("norm", "linalg_vector_norm")
-def norm(trace: Trace, symbol: Symbol, p: Any = 2, dim: Any = None, keepdim: bool = False, *, ord: Any = None) -> Symbol:
+def norm(
+    trace: Trace, symbol: Symbol, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None, *, ord: Any = None
+) -> Symbol:
     power = p if ord is None else ord
     power = 2 if power in (None, "fro") else power
     if not isinstance(power, int | float):
         trace.refuse(f"norm with p={power!r}", "Give p as a number.")
+    if dtype not in (None, torch.float32):
+        trace.refuse(f"norm to {dtype}", "Programs run in float32.")
     return reduced(trace, symbol, "norm", partial(torch.linalg.vector_norm, ord=power, dim=1), dim, keepdim, power)
 
 
+@lowers("linalg_norm")
+def linalg_norm(
+    trace: Trace, symbol: Symbol, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Symbol:
+    """Over two dimensions it is a matrix's, which is a vector's where its order is left out."""
+    if ord is not None and not isinstance(dim, int):
+        trace.refuse(f"linalg.norm of matrices with ord={ord!r}", "Use torch.linalg.vector_norm over the same dimensions.")
+    return norm(trace, symbol, ord, dim, keepdim, dtype)
+
+
 @lowers("normalize")
-def normalize(trace: Trace, symbol: Symbol, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: None = None) -> Symbol:
+def normalize(trace: Trace, symbol: Symbol, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Symbol:
     size = norm(trace, symbol, p, dim, keepdim=True)
     made: Symbol = symbol / size.clamp_min(eps)
     return made
@@ -146,19 +174,6 @@ def softmin(trace: Trace, symbol: Symbol, dim: int | None = None, *args: Any, **
     return made
 
 
-def _lower_place(name: str) -> None:
-    function = getattr(torch, name)
-
-    @lowers(name)
-    def lowering(trace: Trace, symbol: Symbol, dim: Any = None, keepdim: bool = False) -> Symbol:
-        made = reduced(trace, symbol, name, lambda rows: function(rows, 1).to(rows.dtype), dim, keepdim)
-        return Symbol(trace, made.stored, made.axes, dtype=torch.int64)
-
-
-_lower_place("argmax")
-_lower_place("argmin")
-
-refuses(PER_WINDOW, "median", "quantile", "flip", "roll", "sort", "topk", "kthvalue")
 refuses(
     "A transform of the whole stream needs its end. Of frames it is a product, x.unfold(-1, size, hop) @ matrix; or run it on "
     "windows (mode: window).",

@@ -17,7 +17,8 @@ from service.streaming.operators.casting import cast, kind_of
 from service.streaming.operators.dimensions import broadcast
 from service.streaming.operators.pointwise import Elementwise
 from service.streaming.operators.reduction import reduced
-from service.streaming.symbol import Symbol
+from service.streaming.operators.slicing import getitem
+from service.streaming.symbol import Symbol, symbols_in
 from service.streaming.tracing import Trace
 
 Rows = Float[Tensor, "M C"]
@@ -78,7 +79,9 @@ def _lower_comparison(name: str, *aliases: str) -> None:
     function = getattr(torch, name)
 
     @lowers(name, *aliases, any_kind=True)
-    def lowering(trace: Trace, a: Any, b: Any) -> Symbol:
+    def lowering(trace: Trace, a: Any, b: Any) -> Any:
+        if b is None and name in ("eq", "ne"):
+            return name == "ne"
         kind_of(trace, name, a, b)
         return combined(trace, name, function, (a, b), torch.bool)
 
@@ -174,10 +177,40 @@ def masked_fill(trace: Trace, symbol: Any, mask: Any, value: Any) -> Symbol:
 
 @lowers("setitem", any_kind=True)
 def setitem(trace: Trace, symbol: Symbol, key: Any, value: Any) -> None:
-    """`x[x < 0] = 0`."""
-    if not isinstance(key, Symbol) or key.dtype is not torch.bool or not isinstance(value, int | float):
-        trace.refuse("an assignment to a part of a tensor", "Put parts together with torch.cat, or choose by torch.where.")
-    trace.overwrite(symbol, masked_fill(trace, symbol, key, value))
+    """`x[x < 0] = 0`, and `x[:, ::2] = y` of channels."""
+    if isinstance(key, Symbol) and key.dtype is torch.bool and isinstance(value, int | float):
+        trace.overwrite(symbol, masked_fill(trace, symbol, key, value))
+        return
+    part = getitem(trace, symbol, key)
+    if part.memory is not symbol.memory or part.stored != symbol.stored:
+        trace.refuse(
+            "an assignment to some of the frames, or to listed channels",
+            "Assign to slices of channels; put parts together with torch.cat, or choose by torch.where.",
+        )
+    # `x[:, 1:3] *= 2` puts back what it has changed in place.
+    there = isinstance(value, Symbol) and value.memory is part.memory and (value.stored, value.axes) == (part.stored, part.axes)
+    if not there:
+        trace.overwrite(part, copied(trace, part, value), symbols_in([value]))
+
+
+@lowers("copy", "fill", any_kind=True)
+def copied(trace: Trace, symbol: Symbol, value: Any, non_blocking: bool = False) -> Symbol:
+    """The value as numbers of the symbol's kind, in its size."""
+    if not isinstance(value, Symbol | Tensor | int | float):
+        trace.refuse(f"an assignment of a {type(value).__name__}", "Assign values, constants or numbers.")
+    given: Any = cast(trace, value, symbol.dtype) if isinstance(value, Symbol) else torch.as_tensor(value).to(symbol.dtype)
+    if given.dtype is not torch.float32:
+        kind_of(trace, trace.calling, symbol, given)
+    return combined(trace, "put", _as_large_copy, (symbol, given), symbol.dtype)
+
+
+@lowers("zero", any_kind=True)
+def zero(trace: Trace, symbol: Symbol) -> Symbol:
+    return copied(trace, symbol, 0.0)
+
+
+def _as_large_copy(rows: Tensor, value: Tensor) -> Tensor:
+    return torch.empty_like(rows).copy_(value)
 
 
 class Clamp(Elementwise):

@@ -20,6 +20,8 @@ from service.streaming.symbol import Symbol
 from service.streaming.timeline import Count
 from service.streaming.tracing import Trace
 
+VIEWS = ("view", "view_as", "unflatten")
+"""What torch refuses to do by a copy."""
 WHOLE = "Time stays a dimension of its own: merge or split channels, or channels that stand right behind it."
 
 
@@ -97,7 +99,8 @@ def expand(trace: Trace, symbol: Symbol, *sizes: Any, size: Any = None) -> Symbo
             trace.refuse(f"expand of {symbol.axes} to {_written(wanted)}", "Repeat channels only.")
         if axis.kind is not Kind.TIME and count > axis.size:
             axes = axes.replaced(dim, factor(count, 0))
-    return symbol.seen_as(axes)
+    made = symbol.seen_as(axes)
+    return made.remembered(symbol.memory.perhaps(overlaps=True)) if axes.channels > symbol.channels else made
 
 
 @lowers("expand_as", "view_as", "reshape_as", any_kind=True)
@@ -124,7 +127,7 @@ def repeat(trace: Trace, symbol: Symbol, *counts: Any, repeats: Any = None, dims
         sizes = list(symbol.shape)
         symbol = symbol.seen_as(symbol.axes.inserted(place, factor(count, 0)))
         symbol = reshape(trace, symbol, [*sizes[:place], count * sizes[place], *sizes[place + 1 :]])
-    return symbol
+    return symbol.copied
 
 
 @lowers("flatten", any_kind=True)
@@ -155,7 +158,11 @@ def reshape(trace: Trace, symbol: Symbol, *sizes: Any, shape: Any = None) -> Sym
 
     Factors right behind time may be merged into it, or split off: `[T, r] <-> [T * r]`.
     """
-    wanted = numbers(sizes, shape)
+    made = _reshaped(trace, symbol, numbers(sizes, shape))
+    return made if trace.calling in VIEWS else made.remembered(made.memory.perhaps())
+
+
+def _reshaped(trace: Trace, symbol: Symbol, wanted: Sequence[Any]) -> Symbol:
     place, rate = _time_of(trace, symbol, wanted)
     time = symbol.axes.time_dim
     known = [size if isinstance(size, int) else 1 for size in wanted]
@@ -249,7 +256,7 @@ def _blocks(trace: Trace, symbol: Symbol, size: int) -> Symbol:
     channels = symbol.stored.channels
     view = trace.graph.add(Blocks(size, channels, size), [symbol.stored], trace.where())
     axes = symbol.axes.inserted(symbol.axes.time_dim + 1, factor(size, channels))
-    return Symbol(trace, view, axes, symbol.root, symbol.dtype)
+    return Symbol(trace, view, axes, symbol.memory, symbol.dtype)
 
 
 @lowers("unfold", any_kind=True)
@@ -264,11 +271,13 @@ def unfold(trace: Trace, symbol: Symbol, dimension: int, size: int, step: int) -
             trace.refuse(f"unfold of {axis.size} channels into {size}", "The module itself would raise here.")
         count = (axis.size - size) // step + 1
         axes = symbol.axes.replaced(place, factor(count, axis.stride * step))
-        return symbol.seen_as(axes.inserted(symbol.ndim, factor(size, axis.stride)))
+        made = symbol.seen_as(axes.inserted(symbol.ndim, factor(size, axis.stride)))
+        return made.remembered(symbol.memory.perhaps(overlaps=True)) if step < size else made
+    memory = symbol.memory.perhaps(overlaps=step < size)
     symbol = symbol.in_any_order
     channels = symbol.stored.channels
     view = trace.graph.add(Blocks(size, channels, step), [symbol.stored], trace.where())
-    return Symbol(trace, view, symbol.axes.inserted(symbol.ndim, factor(size, channels)), symbol.root, symbol.dtype)
+    return Symbol(trace, view, symbol.axes.inserted(symbol.ndim, factor(size, channels)), memory, symbol.dtype)
 
 
 def _interleaved(trace: Trace, symbol: Symbol, time: int) -> Symbol:
@@ -276,7 +285,7 @@ def _interleaved(trace: Trace, symbol: Symbol, time: int) -> Symbol:
     size = symbol.axes.each[time + 1].size
     whole = trace.graph.settled(outermost(trace, symbol, time + 1).stored, trace.where())
     made = trace.graph.add(Interleave(size, symbol.channels // size), [whole], trace.where())
-    return Symbol(trace, made, symbol.axes.without(time + 1).flat(), symbol.root, symbol.dtype)
+    return Symbol(trace, made, symbol.axes.without(time + 1).flat(), symbol.memory, symbol.dtype)
 
 
 def numbers(given: Sequence[Any], named: Any = None) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,10 @@ EVERYTHING = slice(None)
 ENDS = (
     "Cut a fixed number of elements off the end, [..., :-b], or cut to another value's length; to repeat the first or the last "
     "one, pad with mode='replicate'."
+)
+BEGINNINGS = (
+    "Only a fixed number of elements can be cut off the beginning, [..., a:], or as many as this value always has more than "
+    "another one, [..., -y.shape[-1]:]."
 )
 
 
@@ -118,10 +123,12 @@ class Pick(Pointwise):
 def crop(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
     """`x[..., a:-b:step]`, or cut to another value's length."""
     first, stop, step = 0 if kept.start is None else kept.start, kept.stop, kept.step or 1
+    if isinstance(first, Length):
+        first = first.left_out(symbol.stored.timeline.total)
+        if first is None:
+            trace.refuse("a slice of time that leaves out a beginning that depends on the length", BEGINNINGS)
     if not isinstance(first, int) or first < 0:
-        trace.refuse(
-            f"a slice of time that begins at {kept.start!r}", "Only a fixed number of elements can be cut off the beginning."
-        )
+        trace.refuse(f"a slice of time that begins at {kept.start!r}", BEGINNINGS)
     if isinstance(stop, Length) and stop.count.gain == 0:
         stop = stop.asked()
     view = symbol.stored
@@ -144,11 +151,20 @@ def crop(trace: Trace, symbol: Symbol, kept: slice) -> Symbol:
 
 
 @lowers("narrow", any_kind=True)
-def narrow(trace: Trace, symbol: Symbol, dim: int, start: int, length: int) -> Symbol:
+def narrow(trace: Trace, symbol: Symbol, dim: int, start: Any, length: Any) -> Symbol:
+    """As a slice, but nothing beyond the end may be asked for."""
     place = place_of(trace, symbol, dim)
-    if symbol.axes.each[place].kind is not Kind.FACTOR:
-        trace.refuse("narrow over time or batch", "Slice time with [..., a:-b].")
-    return part(trace, symbol, slice(start, start + length), place)
+    axis = symbol.axes.each[place]
+    if axis.kind is Kind.FACTOR:
+        first = start % axis.size if isinstance(start, int) else start
+        if not isinstance(first, int) or not isinstance(length, int) or first + length > axis.size:
+            trace.refuse(f"narrow of {axis.size} channels to {length!r} from {start!r}", "The module itself would raise here.")
+        return part(trace, symbol, slice(first, first + length), place)
+    end = start + length
+    if axis.kind is Kind.BATCH or not isinstance(end, Length) or not isinstance(start, int):
+        trace.refuse("narrow over the batch, or to a fixed number of frames", "Slice time with [..., a:-b].")
+    trace.graph.require(operator.ge, symbol.stored.timeline.total, end.count)
+    return crop(trace, symbol, slice(start, end))
 
 
 @lowers("pad", any_kind=True)
@@ -167,6 +183,8 @@ def pad(trace: Trace, symbol: Symbol, pad: Sequence[Any], mode: str = "constant"
             if mode != "constant" or axis.kind is not Kind.FACTOR:
                 trace.refuse(f"{mode} padding of {'batch' if axis.kind is Kind.BATCH else 'channels'}", "Pad them with constants.")
             symbol = pad_channels(trace, symbol, place, (before, behind), fill)
+    # What torch pads is a copy, even where there is nothing to pad.
+    symbol = symbol.copied
     if mode in ("replicate", "reflect"):
         trace.require_floats([symbol])
         return pad_with_edge(trace, symbol, left, right, mode)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from service.streaming.device import StandIn
 
@@ -49,16 +50,22 @@ class _Recording(TorchDispatchMode):
         fresh = [output for output in outputs if output.numel() and output.untyped_storage().data_ptr() not in read]
         if fresh or function._schema.is_mutable:
             # A view of static memory stays one; all else is computed again.
-            self.calls.append((function, args, kwargs, outputs))
+            # The tensors as they are now: a later `squeeze_` changes a tensor's shape and none of its memory.
+            self.calls.append((function, *_aliases((args, kwargs)), _aliases(outputs)))
         return made
 
     def replay(self) -> None:
         for function, args, kwargs, outputs in self.calls:
-            made = function(*args, **kwargs)
+            made = function(*_aliases(args), **_aliases(kwargs))
             again = [made] if isinstance(made, Tensor) else [each for each in made or () if isinstance(each, Tensor)]
             for output, result in zip(outputs, again, strict=True):
                 if result is not output and result.data_ptr() != output.data_ptr():
                     output.copy_(result)
+
+
+def _aliases(found: Any) -> Any:
+    """With other tensors on the same memory in place of all tensors."""
+    return tree_map_only(Tensor, lambda tensor: tensor.detach() if tensor.layout is torch.strided else tensor, found)
 
 
 def _tensors(found: Any) -> list[Tensor]:

@@ -1,0 +1,54 @@
+"""Functions of two numbers besides sums and products: angles, remainders, extremes that pass NaN over."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.streaming.lowering import lowers
+from service.streaming.operators.accumulation import log_add_exp
+from service.streaming.operators.arithmetic import lower_binary
+from service.streaming.operators.casting import cast, kind_of
+from service.streaming.symbol import Symbol
+from service.streaming.tracing import Trace
+
+LARGEST_WHOLE = 1 << 24
+"""Up to which a float32 is every whole number."""
+
+
+def atan2(y: Tensor, x: Tensor) -> Tensor:
+    """Composed of functions whose vector and scalar code agree; torch's own differs in the last rows of a tensor."""
+    infinite = y.isinf() & x.isinf()
+    first = torch.where(infinite, math.pi / 4, torch.where(y == 0, 0.0, (y / x).abs().atan()))
+    folded = torch.where(x.signbit(), math.pi - first, first)
+    return torch.where(y.isnan() | x.isnan(), torch.nan, torch.copysign(folded, y))
+
+
+def xlogy(x: Tensor, y: Tensor) -> Tensor:
+    """Composed of functions whose vector and scalar code agree."""
+    return torch.where(y.isnan(), y, torch.where(x == 0, torch.zeros_like(y), x * y.log()))
+
+
+lower_binary("atan2", atan2, "arctan2")
+lower_binary("hypot", torch.hypot)
+lower_binary("copysign", torch.copysign)
+lower_binary("logaddexp", log_add_exp)
+lower_binary("xlogy", xlogy)
+lower_binary("fmax", torch.fmax, whole=True)
+lower_binary("fmin", torch.fmin, whole=True)
+lower_binary("fmod", torch.fmod, whole=True)
+lower_binary("floor_divide", torch.floor_divide, "floordiv")
+_remainder = lower_binary("remainder", torch.remainder, "mod")
+
+
+@lowers("remainder", "mod", any_kind=True)
+def remainder(trace: Trace, a: Any, b: Any) -> Symbol:
+    """Of whole numbers by a number that leaves only what a float32 can hold."""
+    kind = kind_of(trace, "remainder", a, b)
+    if kind.is_floating_point or not isinstance(a, Symbol) or not isinstance(b, int) or abs(b) > LARGEST_WHOLE:
+        return _remainder(trace, a, b)
+    made = _remainder(trace, cast(trace, a, torch.float32), b)
+    return Symbol(trace, made.stored, made.axes, dtype=kind)

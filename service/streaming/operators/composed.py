@@ -1,0 +1,118 @@
+"""Functions that are written with others, as their documentation defines them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from service.streaming.lowering import lowers
+from service.streaming.operators.reduction import norm
+from service.streaming.symbol import Symbol
+from service.streaming.tracing import Trace
+
+
+def _lower_composed(name: str, function: Callable[..., Any]) -> None:
+    @lowers(name)
+    def lowering(trace: Trace, *args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+
+def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
+    return input + tensor1 * tensor2 * value
+
+
+def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
+    return input + tensor1 / tensor2 * value
+
+
+def lerp(input: Any, end: Any, weight: Any) -> Any:
+    return input + (end - input) * weight
+
+
+def addmm(input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    return mat1 @ mat2 * alpha + input * beta
+
+
+def heaviside(input: Any, values: Any) -> Any:
+    return torch.where(input == 0, values, (input > 0).float())
+
+
+def nansum(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    return torch.where(input.isnan(), 0.0, input).sum(dim, keepdim)
+
+
+def nanmean(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    return nansum(input, dim, keepdim) / (~input.isnan()).float().sum(dim, keepdim)
+
+
+def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Any:
+    padded = torch.nn.functional.pad(input * input, (0, 0, size // 2, (size - 1) // 2))
+    return input / (padded.unfold(1, size, 1).mean(-1) * alpha + k) ** beta
+
+
+def outer(input: Any, vec2: Any) -> Any:
+    return input.unsqueeze(1) * vec2
+
+
+for _function in (addcmul, addcdiv, lerp, outer, addmm, heaviside, nansum, nanmean, local_response_norm):
+    _lower_composed(_function.__name__, _function)
+_lower_composed("baddbmm", addmm)
+
+
+def _lower_loss(name: str, function: Callable[..., Any]) -> None:
+    """Of every element; a mean over all of them needs the whole stream."""
+
+    @lowers(name)
+    def lowering(
+        trace: Trace,
+        input: Any,
+        target: Any,
+        size_average: None = None,
+        reduce: None = None,
+        reduction: str = "mean",
+        weight: Any = None,
+        **settings: float,
+    ) -> Any:
+        if reduction != "none" or weight is not None:
+            trace.refuse(f"{name} over the whole stream", "Give it reduction='none' and no weights, and reduce over channels.")
+        return function(input - target, **settings)
+
+
+def smooth_l1(apart: Any, beta: float = 1.0) -> Any:
+    return torch.where(apart.abs() < beta, apart * apart * (0.5 / beta), apart.abs() - 0.5 * beta) if beta else apart.abs()
+
+
+def huber(apart: Any, delta: float = 1.0) -> Any:
+    return torch.where(apart.abs() <= delta, apart * apart * 0.5, (apart.abs() - 0.5 * delta) * delta)
+
+
+_lower_loss("mse_loss", lambda apart: apart * apart)
+_lower_loss("l1_loss", lambda apart: apart.abs())
+_lower_loss("smooth_l1_loss", smooth_l1)
+_lower_loss("huber_loss", huber)
+
+
+@lowers("pairwise_distance")
+def pairwise_distance(trace: Trace, x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Symbol:
+    return norm(trace, x1 - x2 + eps, p, -1, keepdim)
+
+
+class LeastAndMost(NamedTuple):
+    """What `torch.aminmax` returns."""
+
+    min: Any
+    max: Any
+
+
+def aminmax(input: Any, *, dim: Any = None, keepdim: bool = False) -> LeastAndMost:
+    return LeastAndMost(input.amin(dim, keepdim), input.amax(dim, keepdim))
+
+
+_lower_composed("aminmax", aminmax)
+
+
+@lowers("count_nonzero", any_kind=True)
+def count_nonzero(trace: Trace, symbol: Any, dim: Any = None) -> Any:
+    return (symbol != 0).sum(dim)

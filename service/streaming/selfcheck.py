@@ -1,0 +1,93 @@
+"""A last look at a conversion: does the program compute what the module does?
+
+A module is traced with symbols in place of tensors, and can tell: by `type(x) == torch.Tensor`, by an exception that it catches.
+Then another way through its code was traced than the one that runs. `service.streaming.verify` looks much closer; here are two
+streams, whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from service.errors import NotStreamable
+from service.streaming.copying import eval_copy
+from service.streaming.program import Program
+from service.streaming.ragged import Ragged
+from service.streaming.symbol import Layout
+
+SEEDS = 3
+MOST = 1 << 14
+"""Frames of a stream: a network whose first output needs more is taken at its word."""
+TOLERANCE = 1e-3
+"""Relative to the largest output. Not a measure of precision, which `verify` takes."""
+FEW = 0.01
+"""So many of the outputs may differ by more: where numbers are rounded or ranked, the smallest difference makes a jump."""
+
+
+def offline(module: nn.Module, frames: Float[Tensor, "T C"], layout: Layout) -> Float[Tensor, "M C_out"]:
+    """The module's outputs for one whole stream."""
+    across = layout is not Layout.BTC
+    given = frames.clone()  # which a module may change
+    with torch.no_grad():
+        made = module((given.t() if across else given).unsqueeze(0))
+    (made,) = made if isinstance(made, tuple | list) else (made,)
+    rows = made.squeeze(0).float()
+    return rows.t() if across else rows  # type: ignore[no-any-return]
+
+
+def beyond(made: Tensor, wanted: Tensor, tolerance: float) -> Bool[Tensor, "M C_out"]:
+    """Where outputs of equal shape are apart. A NaN is as good as another one."""
+    return ~(((made - wanted).abs() <= tolerance) | (made == wanted) | (made.isnan() & wanted.isnan()))
+
+
+def largest(values: Tensor) -> float:
+    """Of the finite ones."""
+    return float(values[values.isfinite()].abs().max()) if bool(values.isfinite().any()) else 0.0
+
+
+def check(program: Program, module: nn.Module, layout: Layout) -> None:
+    """Raises NotStreamable where the module's outputs are others on every input that is tried."""
+    module = eval_copy(module)
+    for length in _lengths(program):
+        told = None
+        for seed in range(SEEDS):
+            told = _difference(program, module, length, layout, seed)
+            if not told:
+                break
+        if told:
+            raise NotStreamable(
+                f"the network computes something else than its module ({told}). What was traced is not what runs: it may ask "
+                "for a type, as in type(x) == torch.Tensor or isinstance(x.shape[-1], int), or depend on something outside. "
+                "Write it so that it treats every tensor alike."
+            )
+
+
+def _lengths(program: Program) -> Iterator[int]:
+    """The shortest stream with an output, and one that is longer than all that an output depends on."""
+    longer = 2 * program.history + 2
+    frames = torch.arange(1, min(MOST, longer + program.regular + 64))
+    legal = frames[program.accepts(frames) & (program.total(frames) > 0)]
+    yield from legal[:1].tolist()
+    yield from legal[1:][legal[1:] > longer][:1].tolist()
+
+
+def _difference(program: Program, module: nn.Module, length: int, layout: Layout, seed: int) -> str | None:
+    """What is different; None where nothing is, or where the module cannot be asked."""
+    frames = program.admission.drawn(length, torch.Generator().manual_seed(seed))
+    try:
+        wanted = offline(module, frames, layout)
+    except Exception:  # whatever a module may say of numbers that mean nothing
+        return None
+    state = program.new_state(2)
+    made = program.step(state, torch.tensor([1]), Ragged(frames, torch.tensor([length])), torch.tensor([True])).values
+    if made.shape != wanted.shape:
+        return f"{list(made.shape)} outputs of {length} frames for {list(wanted.shape)}"
+    wrong = beyond(made, wanted, max(TOLERANCE, 2 * program.precision.tolerance) * largest(wanted))
+    if int(wrong.sum()) <= FEW * wrong.numel():
+        return None
+    index, channel = (int(place) for place in wrong.nonzero()[0])
+    return f"output {index} of {length} frames is {float(made[index, channel]):.6g} for {float(wanted[index, channel]):.6g}"
