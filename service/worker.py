@@ -146,11 +146,12 @@ class Worker:
     def _replay(self, records: list[RecordBatch]) -> None:
         """These records have passed before, if in smaller parts where there was not the memory for more. So where some fail, all
         that is replayed recovers anew, in parts of a quarter of the size. Raises `StepFailed` where a single record fails."""
-        begun = {part.partition for part in records}
-        if not (begun or self._assignment.replaying or self._assignment.restoring):
+        tasks = {part.partition for part in records}
+        if not (tasks or self._assignment.replaying or self._assignment.restoring):
             self._replay_at_most = self._settings.max_records
         while records:
-            part = cut(portion(records, self.streams.room, at_least=1)[0], self._replay_at_most)[0]
+            part, rest = portion(records, self.streams.room, at_least=1)
+            part, more = cut(part, self._replay_at_most)
             size = sum(map(len, part))
             try:
                 self.commits.tombstones += self._feeder.replay(part, self._assignment.refused())
@@ -159,10 +160,10 @@ class Worker:
                     raise
                 self._replay_at_most = max(1, size // 4)
                 log.warning("replay_failed", reason=str(error), records=size, next=self._replay_at_most)
-                self._recover(begun)
+                self._recover(tasks)
                 return
             self._assignment.fed(part)
-            records = cut(records, size)[1]
+            records = more + rest
 
     def _recover(self, tasks: Collection[int]) -> None:
         """These and all others that are replayed begin again with what is committed; what memory has of them is half done."""

@@ -14,13 +14,12 @@ from service.streaming.graph import View
 from service.streaming.length import Length
 from service.streaming.memory import Memory
 from service.streaming.operator import Pointwise
-from service.streaming.symbol import Symbol
+from service.streaming.symbol import KINDS, Symbol
 from service.streaming.timeline import Count
 
 if TYPE_CHECKING:
     from service.streaming.tracing import Trace
 
-KINDS = (torch.float32, torch.int64, torch.int32, torch.bool)
 FILLED = ("zeros", "ones", "full")
 REPEATED = ("expand", "broadcast_to", "repeat", "tile")
 
@@ -59,11 +58,9 @@ def _part_of_a_longer_one(trace: Trace, count: Count) -> View | None:
     return None
 
 
-def filled(trace: Trace, name: str, sizes: Sequence[Any], fill: Any, dtype: torch.dtype | None) -> Symbol:
-    """`zeros`, `ones` and `full` of sizes among which one is a length."""
-    number = {"zeros": 0.0, "ones": 1.0, "full": fill}[name]
-    kind = dtype if dtype is not None or name == "full" else torch.float32
-    return _repeating(trace, torch.full([1 if isinstance(size, Length) else size for size in sizes], number, dtype=kind), sizes)
+def filled(trace: Trace, sizes: Sequence[Any], number: float, dtype: torch.dtype | None) -> Symbol:
+    """The number in a tensor of sizes among which one is a length."""
+    return _repeating(trace, torch.full([1 if isinstance(size, Length) else size for size in sizes], number, dtype=dtype), sizes)
 
 
 def repeated(trace: Trace, name: str, tensor: Tensor, sizes: Sequence[Any]) -> Symbol:

@@ -171,13 +171,13 @@ def factory(trace: Trace, name: str, args: Sequence[Any], kwargs: dict[str, Any]
     sizes = _sizes(args[:-1] if name == "full" and "fill_value" not in kwargs else args, kwargs)
     if name not in FILLED or sizes is None or (name == "full" and not isinstance(fill, int | float)):
         length.refuse(f"passed to torch.{name}, but to arange(t), to ones, zeros and full, and to expand and repeat of a constant")
+    number: Any = {"ones": 1.0, "zeros": 0.0, "full": fill}[name]
+    dtype = kwargs.get("dtype")
     if len(list(lengths_in(sizes))) == 1:
-        return filled(trace, name, sizes, fill, kwargs.get("dtype"))
+        return filled(trace, sizes, number, dtype)
     square = all(isinstance(size, Length) and size.count is length.count for size in sizes[-2:])
     if not square or any(not isinstance(size, int) or size != 1 for size in sizes[:-2]):
         length.refuse(f"passed to torch.{name} more than once, but for a mask of size (t, t)")
-    number: Any = {"ones": 1.0, "zeros": 0.0, "full": fill}[name]
-    dtype = kwargs.get("dtype")
     if isinstance(number, bool) and dtype is None:
         dtype = torch.bool
     return Band(trace, length, lambda distance: torch.full(distance.shape, number, dtype=dtype or torch.float32), len(sizes))

@@ -53,12 +53,11 @@ def check(program: Program, module: nn.Module, layout: Layout) -> None:
     """Raises NotStreamable where the module's outputs are others on every input that is tried."""
     module = eval_copy(module)
     for length in _lengths(program):
-        told = None
         for seed in range(SEEDS):
             told = _difference(program, module, length, layout, seed)
-            if not told:
+            if told is None:
                 break
-        if told:
+        else:
             raise NotStreamable(
                 f"the network computes something else than its module ({told}). What was traced is not what runs: it may ask "
                 "for a type, as in type(x) == torch.Tensor or isinstance(x.shape[-1], int), or depend on something outside. "

@@ -17,6 +17,9 @@ from service.streaming.memory import Memory
 if TYPE_CHECKING:
     from service.streaming.tracing import Trace
 
+KINDS = (torch.float32, torch.int64, torch.int32, torch.bool)
+"""Of numbers, that rows can hold."""
+
 
 class Layout(Enum):
     """Which dimension holds what: batch, channels, time."""

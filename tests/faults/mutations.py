@@ -192,7 +192,7 @@ MUTATIONS = [
     Mutation(
         "a failed replay goes on with what is half done",
         "service/worker.py",
-        "                self._recover(begun)\n                return\n",
+        "                self._recover(tasks)\n                return\n",
         "                continue\n",
     ),
     Mutation(

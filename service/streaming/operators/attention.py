@@ -106,23 +106,9 @@ def attend(
     While launches are captured, nobody can look whether there is one.
     """
     finite = values.isfinite().all(2)
-    if not captured and bool(finite.all()):
-        return _attend(values, mask, tile, heads, groups, depth, width, scale)
-    made = _attend(values.masked_fill(~finite.unsqueeze(2), 0.0), mask, tile, heads, groups, depth, width, scale)
-    attended = (mask > -torch.inf).any(1).expand(len(values), -1, -1)
-    return made.masked_fill((attended & ~finite.unsqueeze(1)).any(2, keepdim=True), torch.nan)
-
-
-def _attend(
-    values: Float[Tensor, "P k C_in"],
-    mask: Float[Tensor, "_ _ tile k"],
-    tile: int,
-    heads: int,
-    groups: int,
-    depth: int,
-    width: int,
-    scale: float,
-) -> Float[Tensor, "P tile C"]:
+    plain = not captured and bool(finite.all())
+    if not plain:
+        values = values.masked_fill(~finite.unsqueeze(2), 0.0)
     count, taps, _ = values.shape
     queries, keys, content = torch.split(values, [heads * depth, groups * depth, groups * width], 2)
     made = F.scaled_dot_product_attention(
@@ -133,7 +119,11 @@ def _attend(
         scale=scale,
         enable_gqa=groups != heads,
     )
-    return made.transpose(1, 2).reshape(count, tile, heads * width)
+    made = made.transpose(1, 2).reshape(count, tile, heads * width)
+    if plain:
+        return made
+    attended = (mask > -torch.inf).any(1).expand(count, -1, -1)
+    return made.masked_fill((attended & ~finite.unsqueeze(1)).any(2, keepdim=True), torch.nan)
 
 
 @cache

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from service.streaming.lowering import lowers
 from service.streaming.operator import Pointwise
-from service.streaming.symbol import Symbol
+from service.streaming.symbol import KINDS, Symbol
 from service.streaming.tracing import Trace
 
-KINDS = (torch.float32, torch.int64, torch.int32, torch.bool)
 KINDS_BY_NAME = {torch.empty(0, dtype=kind).type(): kind for kind in KINDS}
 IN_FLOAT32 = "Programs run in float32; truths, int32 and int64 are the other kinds that stream."
 

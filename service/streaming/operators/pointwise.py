@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from service.streaming.constants import Constant
 from service.streaming.lowering import lowers
 from service.streaming.memory import Memory
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Pointwise
-from service.streaming.operators.casting import KINDS
 from service.streaming.operators.shapes import numbers
-from service.streaming.symbol import Symbol
+from service.streaming.symbol import KINDS, Symbol
 from service.streaming.tracing import Trace
 
 Rows = Float[Tensor, "M C"]
@@ -279,8 +279,7 @@ def full_like(
     kind = dtype or symbol.dtype
     if not isinstance(fill_value, int | float) or kind not in KINDS:
         trace.refuse(f"{trace.calling} of {kind}", "Fill with a number, of a kind that streams.")
-    fill = float(torch.full((), fill_value, dtype=kind))
-    operator = Elementwise("full", symbol.channels, lambda x: torch.full_like(x, fill), fill)
+    operator = Constant(torch.full((symbol.channels,), fill_value, dtype=kind).float())
     return trace.add_each(operator, symbol, dtype=kind)
 
 
