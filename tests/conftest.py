@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import Phase, settings
 
-from service.demo.broker import KafkaNode, available
+from service.demo.broker import KafkaNode
+from tests.needs import require_broker
 
 if TYPE_CHECKING:
     from tests.cluster import Cluster
@@ -22,12 +22,8 @@ settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.generate])
 
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[KafkaNode]:
-    """One broker for the whole run. Skips where Java or Maven is missing; where `CI=true` that is a failure."""
-    missing = available()
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
+    """One broker for the whole run."""
+    require_broker()
     with KafkaNode() as node:
         yield node
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from service.demo.broker import KafkaNode, available
+from service.demo.broker import KafkaNode
 from service.demo.broker.node import _free_ports
 from service.errors import OperatorActionRequired
 from service.worker import Worker
+from tests.needs import require_broker
 from tests.faults.ledger import Entry, Refused
 from tests.faults.proxy import Proxy
 from tests.faults.report import LEDGER
@@ -46,11 +47,7 @@ class Stage:
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Stage]:
     """Not the broker of the other tests: this one is killed. Sessions are short, so that the dead are missed soon."""
-    missing = available()
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
+    require_broker()
     proxy = Proxy()
     ports = {*_free_ports()}
     while len(ports) < 3:
