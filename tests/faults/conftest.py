@@ -18,11 +18,11 @@ from service.demo.broker import KafkaNode
 from service.demo.broker.node import _free_ports
 from service.errors import OperatorActionRequired
 from service.worker import Worker
-from tests.needs import require_broker
 from tests.faults.ledger import Entry, Refused
 from tests.faults.proxy import Proxy
 from tests.faults.report import LEDGER
 from tests.faults.scene import Scene, scene
+from tests.needs import require_broker
 
 LONG = os.environ.get("PENSTOCK_FAULTS") == "long"
 
