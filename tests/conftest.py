@@ -18,6 +18,8 @@ pytest_plugins = ["tests.faults.report"]
 
 # `pytest --hypothesis-profile unshrunk`: is there a counterexample at all? For checking that broken code turns red.
 settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.generate])
+# `pytest --hypothesis-profile deep tests/streaming/test_contract.py`: an hour, after a change to the engine.
+settings.register_profile("deep", max_examples=1000)
 
 
 @pytest.fixture(scope="session")

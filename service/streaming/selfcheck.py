@@ -1,7 +1,7 @@
 """A last look at a conversion: does the program compute what the module does?
 
 A module is traced with symbols in place of tensors, and can tell: by `type(x) == torch.Tensor`, by an exception that it catches.
-Then another way through its code was traced than the one that runs. `service.streaming.verify` looks much closer; here are two
+Then another way through its code was traced than the one that runs. `service.streaming.verify` looks much closer; here are a few
 streams, whole.
 """
 
@@ -20,6 +20,8 @@ from service.streaming.ragged import Ragged
 from service.streaming.symbol import Layout
 
 SEEDS = 3
+SHORT = 3
+"""So many of the shortest streams, where beginnings and ends meet."""
 MOST = 1 << 14
 """Frames of a stream: a network whose first output needs more is taken at its word."""
 TOLERANCE = 1e-3
@@ -66,21 +68,21 @@ def check(program: Program, module: nn.Module, layout: Layout) -> None:
 
 
 def _lengths(program: Program) -> Iterator[int]:
-    """The shortest stream with an output, and one that is longer than all that an output depends on."""
+    """The shortest streams with an output, and one that is longer than all that an output depends on."""
     longer = 2 * program.history + 2
     frames = torch.arange(1, min(MOST, longer + program.regular + 64))
     legal = frames[program.accepts(frames) & (program.total(frames) > 0)]
-    yield from legal[:1].tolist()
-    yield from legal[1:][legal[1:] > longer][:1].tolist()
+    yield from legal[:SHORT].tolist()
+    yield from legal[SHORT:][legal[SHORT:] > longer][:1].tolist()
 
 
 def _difference(program: Program, module: nn.Module, length: int, layout: Layout, seed: int) -> str | None:
-    """What is different; None where nothing is, or where the module cannot be asked."""
+    """What is different, if anything."""
     frames = program.admission.drawn(length, torch.Generator().manual_seed(seed))
     try:
         wanted = offline(module, frames, layout)
-    except Exception:  # whatever a module may say of numbers that mean nothing
-        return None
+    except Exception as error:
+        return f"of {length} frames, where the module raises {type(error).__name__}: {error}"
     state = program.new_state(2)
     made = program.step(state, torch.tensor([1]), Ragged(frames, torch.tensor([length])), torch.tensor([True])).values
     if made.shape != wanted.shape:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from service.demo.broker import KafkaNode, available
+from service.demo.broker import KafkaNode, available, node
 from service.demo.broker.jars import fetch
+from service.errors import TransportUnavailable
 
 pytestmark = pytest.mark.broker
 
@@ -28,16 +29,16 @@ def answers(bootstrap: str) -> bool:
 
 
 def test_a_node_answers_at_the_same_address_after_it_was_killed(kafka: KafkaNode) -> None:
-    with KafkaNode() as node:
-        address = node.bootstrap
+    with KafkaNode() as running:
+        address = running.bootstrap
         assert address != kafka.bootstrap
         assert answers(address)
-        node.kill()
+        running.kill()
         assert not answers(address)
-        node.restart()
-        assert node.bootstrap == address
+        running.restart()
+        assert running.bootstrap == address
         assert answers(address)
-        data = node.log.parent
+        data = running.log.parent
     assert not answers(address)
     assert not data.exists()
 
@@ -56,6 +57,20 @@ def test_the_broker_dies_with_a_process_that_is_killed(kafka: KafkaNode) -> None
     while answers(address) or Path(folder).exists():
         assert time.monotonic() < deadline, "the broker outlived its process"
         time.sleep(0.05)
+
+
+def test_a_port_that_somebody_takes_meanwhile_is_another_next_time(kafka: KafkaNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [node._free_ports(), (int(kafka.bootstrap.split(":")[1]), node._free_ports()[1])]
+    wanted = free[0]
+    monkeypatch.setattr(node, "_free_ports", free.pop)
+    with KafkaNode() as started:
+        assert started.bootstrap == f"127.0.0.1:{wanted[0]}"
+        assert answers(started.bootstrap)
+
+
+def test_a_node_that_does_not_start_says_why(kafka: KafkaNode) -> None:
+    with pytest.raises(TransportUnavailable, match=r"ended; of its log:\n.*ERROR.*"):
+        KafkaNode(port=int(kafka.bootstrap.split(":")[1])).start()
 
 
 def test_without_java_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

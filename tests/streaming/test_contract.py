@@ -55,7 +55,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", TABLE)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings.default.max_examples * 3 // 10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), lengths=LENGTHS, seed=st.integers(0, 2**20), max_step=st.sampled_from([5, 8192]))
 def test_streamed_is_offline_whatever_the_chunks_and_the_company(
     name: str, data: st.DataObject, lengths: list[int], seed: int, max_step: int
@@ -70,7 +70,7 @@ def test_streamed_is_offline_whatever_the_chunks_and_the_company(
 
 
 @pytest.mark.parametrize("name", TABLE)
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings.default.max_examples // 10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_stream_may_end_exactly_where_the_module_does_not_raise(name: str, data: st.DataObject) -> None:
     module, channels = data.draw(TABLE[name])

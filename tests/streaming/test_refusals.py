@@ -245,6 +245,16 @@ def test_a_module_that_tells_a_symbol_from_a_tensor_is_refused(name: str) -> Non
         convert(Function(DIFFERENT[name]), 2)
 
 
+def test_a_module_that_raises_where_its_network_would_not_is_refused() -> None:
+    def forward(x: Tensor) -> Tensor:
+        if type(x) is Tensor and x.shape[-1] == 2:
+            raise ValueError("two are too few")
+        return x
+
+    with pytest.raises(NotStreamable, match="of 2 frames, where the module raises ValueError: two are too few"):
+        convert(Function(forward), 2)
+
+
 def test_what_jumps_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of a thousand outputs."""
     calls = iter(range(99))

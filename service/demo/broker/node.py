@@ -23,6 +23,7 @@ from service.errors import TransportUnavailable
 __all__ = ["KafkaNode", "available"]
 
 _READY = "Kafka Server started"
+_STARTS = 2  # another process may take a port between the look for free ones and the node's start
 _PORTS = range(20_000, 30_000)  # below the ephemeral range: else a client could hold the port while the node is down
 
 # The leash: reads a pipe that nobody writes to. It ends with the process that holds the other side, however that dies.
@@ -59,7 +60,8 @@ class KafkaNode:
     """A broker of its own on 127.0.0.1, with its data in a temporary folder that goes with it.
 
     The Java process dies with this process, even when this one is killed. `settings` are added to the node's properties.
-    Raises `TransportUnavailable` when the node does not come up, with the end of its log.
+    Raises `TransportUnavailable` when the node does not come up, on other ports either unless `port` says which; with what its log
+    says of it.
     """
 
     version = VERSION
@@ -107,16 +109,25 @@ class KafkaNode:
         missing = available()
         if missing:
             raise TransportUnavailable(missing)
+        for left in reversed(range(_STARTS)):
+            try:
+                self._start()
+                return
+            except TransportUnavailable:
+                self.stop()
+                if not left or self._wanted is not None:
+                    raise
+            except BaseException:
+                self.stop()
+                raise
+
+    def _start(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="penstock-kafka-"))
-        try:
-            self._port, controller = _free_ports()
-            self._port = self._wanted or self._port
-            self._write_properties(controller)
-            self._format()
-            self._launch()
-        except BaseException:
-            self.stop()
-            raise
+        self._port, controller = _free_ports()
+        self._port = self._wanted or self._port
+        self._write_properties(controller)
+        self._format()
+        self._launch()
 
     def kill(self) -> None:
         """SIGKILL: what the node had not written is lost. Its data stays for `restart`."""
@@ -206,9 +217,15 @@ class KafkaNode:
         while _READY not in (written := self.log.read_bytes()[log_offset:].decode(errors="replace")):
             if jvm.poll() is not None or time.monotonic() > deadline:
                 state = "ended" if jvm.poll() is not None else f"did not start within {self._start_timeout:.0f} s"
-                tail = "\n".join(written.splitlines()[-15:])
-                raise TransportUnavailable(f"the Kafka node on {self.bootstrap} {state}; the end of its log:\n{tail}")
+                raise TransportUnavailable(f"the Kafka node on {self.bootstrap} {state}; of its log:\n{_telling(written)}")
             time.sleep(0.02)
+
+
+def _telling(written: str) -> str:
+    """The first errors of a log, and its end."""
+    lines = written.splitlines()
+    errors = [line for line in lines if " ERROR " in line or "Exception" in line]
+    return "\n".join([*errors[:8], "…", *lines[-8:]])
 
 
 def _java(heap: str) -> list[str]:

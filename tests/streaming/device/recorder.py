@@ -15,6 +15,9 @@ from service.streaming.device import StandIn
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "bincount", "item")
 """Operations that wait for the device, or whose result has a shape that depends on data."""
 
+RESHAPES = ("squeeze_", "unsqueeze_", "t_", "transpose_")
+"""Operations that launch nothing."""
+
 
 class Recorder(StandIn):
     """Refuses to capture what a GPU could not."""
@@ -44,6 +47,8 @@ class _Recording(TorchDispatchMode):
             raise AssertionError(f"{name} with a tensor in a captured part: its number is read from the device")
         if name == "lift_fresh" and args[0].numel() > 1:
             raise AssertionError("numbers of the host become a tensor in a captured part")
+        if name in RESHAPES:
+            return function(*args, **kwargs)
         made = function(*args, **kwargs)
         outputs = [made] if isinstance(made, Tensor) else [each for each in made or () if isinstance(each, Tensor)]
         read = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs)) if tensor.numel()}
@@ -56,7 +61,7 @@ class _Recording(TorchDispatchMode):
 
     def replay(self) -> None:
         for function, args, kwargs, outputs in self.calls:
-            made = function(*_aliases(args), **_aliases(kwargs))
+            made = function(*args, **kwargs)
             again = [made] if isinstance(made, Tensor) else [each for each in made or () if isinstance(each, Tensor)]
             for output, result in zip(outputs, again, strict=True):
                 if result is not output and result.data_ptr() != output.data_ptr():

@@ -97,8 +97,7 @@ def network(name: str) -> tuple[nn.Module, int]:
 
 @pytest.mark.usefixtures("nan_padding")
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("numerics", ["exact", "fast"])
-@pytest.mark.parametrize("max_step", [7, 1024])
+@pytest.mark.parametrize(("numerics", "max_step"), [("exact", 7), ("fast", 1024)])
 def test_captured_once_and_replayed_a_network_is_itself_offline(name: str, numerics: str, max_step: int) -> None:
     module, channels = network(name)
     program = convert(module, channels, numerics=numerics, max_step=max_step, device=Recorder())
@@ -110,7 +109,7 @@ def test_captured_once_and_replayed_a_network_is_itself_offline(name: str, numer
 
 @pytest.mark.usefixtures("nan_padding")
 @pytest.mark.parametrize("name", TABLE)
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings.default.max_examples * 3 // 100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), lengths=st.lists(st.integers(1, 40), min_size=2, max_size=3), seed=st.integers(0, 2**20))
 def test_every_operator_of_the_table_can_be_captured(name: str, data: st.DataObject, lengths: list[int], seed: int) -> None:
     module, channels = data.draw(TABLE[name])
