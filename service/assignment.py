@@ -75,8 +75,11 @@ class Assignment:
         )
 
     def suspicions(self, numbers: Collection[int]) -> dict[int, Suspicion]:
-        """Of the live ones among these tasks."""
-        return {number: self.tasks[number].suspicion for number in numbers if number in self.tasks and self.tasks[number].live}
+        """Of those among these tasks that are restored."""
+        known = (Phase.REPLAYING, Phase.LIVE)
+        return {
+            number: self.tasks[number].suspicion for number in numbers if number in self.tasks and self.tasks[number].phase in known
+        }
 
     def fed(self, records: Sequence[RecordBatch]) -> None:
         """These have been fed: their tasks go on behind them, or where they are already."""

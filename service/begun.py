@@ -17,27 +17,29 @@ BEGUN_KEY = RESERVED_KEYS + b"begun"
 _MAGIC = b"PSNB\x01"
 _FIRST = struct.Struct("<q")
 _CHECKSUM = struct.Struct("<I")
+_UNKNOWN = -1
 _LEAST = len(_MAGIC) + _FIRST.size + _CHECKSUM.size
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The first offset that was fed, and the input topic's id, where the broker tells it."""
+    """The first offset that was fed, and the input topic's id, where the broker tells it. Neither is needed to go on."""
 
-    first: int
+    first: int | None
     input_id: str | None
 
     def to_bytes(self) -> bytes:
-        body = _MAGIC + _FIRST.pack(self.first) + (self.input_id or "").encode()
+        body = _MAGIC + _FIRST.pack(_UNKNOWN if self.first is None else self.first) + (self.input_id or "").encode()
         return body + _CHECKSUM.pack(zlib.crc32(body))
 
     @classmethod
-    def from_bytes(cls, value: bytes | None) -> Begun | None:
-        """None for another record, and for a damaged one."""
-        if value is None or not value.startswith(_MAGIC) or len(value) < _LEAST:
+    def read(cls, key: bytes, value: bytes | None) -> Begun | None:
+        """A record of the snapshot topic; None for one that is about something else. Damaged, or as versions before and after this
+        one write it, it says no more than that the task has begun."""
+        if key != BEGUN_KEY or value is None:
             return None
         body, checksum = value[: -_CHECKSUM.size], value[-_CHECKSUM.size :]
-        if checksum != _CHECKSUM.pack(zlib.crc32(body)):
-            return None
+        if not value.startswith(_MAGIC) or len(value) < _LEAST or checksum != _CHECKSUM.pack(zlib.crc32(body)):
+            return cls(None, None)
         (first,) = _FIRST.unpack_from(body, len(_MAGIC))
-        return cls(first, body[len(_MAGIC) + _FIRST.size :].decode() or None)
+        return cls(None if first == _UNKNOWN else first, body[len(_MAGIC) + _FIRST.size :].decode() or None)

@@ -30,8 +30,8 @@ class Epoch:
             self.open = True
             self.begun_at = now
 
-    def publish(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Predictions, one per row."""
+    def publish(self, keys: Sequence[bytes], values: Sequence[bytes], offsets: Sequence[int]) -> None:
+        """Predictions, one per row, completed by the input records at `offsets`."""
         self.sink.produce_many(self.topics.output, keys, values)
         self.predictions += len(values)
 

@@ -76,10 +76,14 @@ class Quarantine:
         self._reach = reach
         self._timeout = timeout
         self._begun: dict[int, int] = {}
+        self._tried: dict[int, tuple[int, int]] = {}
 
     def begin(self, task: int, suspicion: Suspicion, offset: int) -> None:
-        """The task goes live at `offset`, with what the processes before have written; a process that recovers counts once. Raises
-        `TransportUnavailable`."""
+        """The task goes live at `offset`, with what the processes before have written; a process that recovers counts once, and
+        what it has attempted itself has not ended it. Raises `TransportUnavailable`."""
+        tried, before = self._tried.pop(task, (_NOWHERE, 0))
+        if (suspicion.tried, suspicion.attempts) == (tried, before + 1):
+            suspicion.attempts = before
         if self._begun.get(task) != offset:
             suspicion.starts = suspicion.starts + 1 if suspicion.started == offset else 1
             suspicion.started = offset
@@ -94,6 +98,7 @@ class Quarantine:
         before = suspicion.attempts if suspicion.tried == offset else 0
         if before >= ATTEMPTS:
             return Refusal(Reason.KILLS, f"the process ended {before} times while it was stepping this record alone")
+        self._tried[task] = offset, before
         self._write(task, _ATTEMPT_KEY, offset, before + 1)
         return None
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -53,10 +53,21 @@ class Recomputed:
 @dataclass(slots=True)
 class _Recomputation(Epoch):
     """Its dead letters and snapshots are the application's, which has written them already. The disk has to hear of streams that
-    ended all the same."""
+    ended all the same. Of what it is fed, the records `within` are meant."""
+
+    within: Offsets = field(kw_only=True)
+
+    @property
+    def meant(self) -> int:
+        """How many records."""
+        return sum(offset in self.within for part in self.records for offset in part.offsets)
+
+    def publish(self, keys: Sequence[bytes], values: Sequence[bytes], offsets: Sequence[int]) -> None:
+        rows = [row for row, offset in enumerate(offsets) if offset in self.within]
+        Epoch.publish(self, [keys[row] for row in rows], [values[row] for row in rows], [offsets[row] for row in rows])
 
     def dead_letter(self, records: RecordBatch, row: int, refusal: Refusal) -> None:
-        self.letters += 1
+        self.letters += records.offsets[row] in self.within
 
     def snapshot(self, task: int, key: bytes, data: bytes | None) -> None:
         self.written.append((task, key, data))
@@ -131,22 +142,22 @@ class _Streams:
             config.limits.output_bytes,
         )
 
-    def feed(self, batch: RecordBatch, epoch: Callable[[], Epoch]) -> Iterator[Epoch]:
+    def feed(self, batch: RecordBatch, epoch: Callable[[], _Recomputation]) -> Iterator[_Recomputation]:
         """Yields each epoch, for its transaction to be committed."""
-        for meant, group in groupby(range(len(batch)), lambda row: batch.offsets[row] in self._within):
-            rows = list(group)
-            records = [batch.slice(rows[0], rows[-1] + 1)]
-            if meant:
-                yield from self._publish(records, epoch)
-            else:
-                self._pass(records)
+        meant = [row for row, offset in enumerate(batch.offsets) if offset in self._within]
+        begin, end = (meant[0], meant[-1] + 1) if meant else (0, 0)
+        self._pass([batch.slice(0, begin)])
+        yield from self._publish([batch.slice(begin, end)], epoch)
+        self._pass([batch.slice(end, len(batch))])
 
     def _pass(self, records: list[RecordBatch]) -> None:
+        records = [part for part in records if len(part)]
         while records:
             part, records = portion(records, self._streams.room, at_least=1)
             self._settle([(task, key, None) for task, key in self._feeder.replay(part, self._refused)])
 
-    def _publish(self, records: list[RecordBatch], epoch: Callable[[], Epoch]) -> Iterator[Epoch]:
+    def _publish(self, records: list[RecordBatch], epoch: Callable[[], _Recomputation]) -> Iterator[_Recomputation]:
+        records = [part for part in records if len(part)]
         while records:
             part, records = cut(records, self._max_records)
             part, schedule, rest = self._feeder.fitting(part, self._feeder.decode(part, self._refused), self._refused)
@@ -183,7 +194,8 @@ def replay(application: Application, transport: Transport, into: str, extent: Ex
         refused = _refused(letters)
         sink.open(_TIMEOUT)
         for partition in inputs:
-            low, high = reader.watermarks(partition, _TIMEOUT)
+            low, _ = reader.watermarks(partition, _TIMEOUT)
+            high = reader.last_stable(partition, _TIMEOUT)  # beyond it are transactions that nobody knows the end of
             within = extent.offsets(reader, partition, low, high, _TIMEOUT)
             if not within:
                 continue
@@ -192,9 +204,9 @@ def replay(application: Application, transport: Transport, into: str, extent: Ex
             with closing(_Streams(application, partition, within, refused)) as streams:
                 for batch in map(whole.select, map(extent.select, reader.read(partition, low, within.stop, _TIMEOUT))):
                     in_doubt |= set(batch.keys[: bisect_left(batch.offsets, reach)])
-                    for epoch in streams.feed(batch, lambda: _Recomputation(sink, Topics(into, "", ""))):
+                    for epoch in streams.feed(batch, partial(_Recomputation, sink, Topics(into, "", ""), within=within)):
                         epoch.commit(_TIMEOUT)
-                        done.records += sum(map(len, epoch.records))
+                        done.records += epoch.meant
                         done.predictions += epoch.predictions
                         done.refused += epoch.letters
             done.keys_left_out += whole.left_out

@@ -85,6 +85,9 @@ class SharedReader:
     def watermarks(self, partition: Partition, timeout: float) -> tuple[int, int]:
         return self._reader.watermarks(partition, timeout)
 
+    def last_stable(self, partition: Partition, timeout: float) -> int:
+        return self._reader.last_stable(partition, timeout)
+
     def read(self, partition: Partition, start: int, stop: int, timeout: float) -> Iterator[RecordBatch]:
         self.busy = True
         try:
@@ -195,7 +198,7 @@ def _snapshots(task: Task, reader: SharedReader, policy: RestorePolicy, streams:
     refused, suspicion, damaged = found.refused, found.suspicion, found.damaged
     mismatched: dict[bytes, SnapshotMismatch] = {}
     for key, kept in disk.beginning_with(task.number, OWN_KEYS):
-        found.beginning = Begun.from_bytes(kept) or found.beginning
+        found.beginning = Begun.read(key, kept) or found.beginning
         _ = suspicion.read(key, kept) or refused.read(key, kept)
     for rate in mark.rates:
         streams.note_rate(rate)
@@ -208,7 +211,7 @@ def _snapshots(task: Task, reader: SharedReader, policy: RestorePolicy, streams:
                 own.append((name or b"", value))
                 continue
             found.begun = True
-            beginning = Begun.from_bytes(value)
+            beginning = Begun.read(name or b"", value)
             found.beginning = beginning or found.beginning
             if beginning or refused.read(name or b"", value):
                 own.append((name or b"", value))

@@ -19,7 +19,7 @@ from service.incarnation import Incarnation
 from service.intake import Intake
 from service.landmarks import Landmarks
 from service.observe.metrics import Metrics
-from service.portion import portion
+from service.portion import Caution, portion
 from service.quarantine import Quarantine
 from service.refused import cut
 from service.restore import RestorePolicy, SharedReader
@@ -60,7 +60,7 @@ class Worker:
         self._transport = transport
         self._clock = clock
         self._stopping = False
-        self._replay_at_most = settings.max_records
+        self._caution = Caution(settings.max_records)
         self._reader = SharedReader(transport.reader())
         self._feeder = Feeder(scheduler, streams, encoder, metrics, clock, settings.input, settings.output_bytes)
         self._publisher = transport.publisher()
@@ -145,23 +145,24 @@ class Worker:
 
     def _replay(self, records: list[RecordBatch]) -> None:
         """These records have passed before, if in smaller parts where there was not the memory for more. So where some fail, all
-        that is replayed recovers anew, in parts of a quarter of the size. Raises `StepFailed` where a single record fails."""
+        that is replayed recovers anew, in smaller parts. Raises `StepFailed` where a single record fails."""
         tasks = {part.partition for part in records}
         if not (tasks or self._assignment.replaying or self._assignment.restoring):
-            self._replay_at_most = self._settings.max_records
+            self._caution = Caution(self._settings.max_records)
         while records:
             part, rest = portion(records, self.streams.room, at_least=1)
-            part, more = cut(part, self._replay_at_most)
+            part, more = cut(part, self._caution.size)
             size = sum(map(len, part))
             try:
                 self.commits.tombstones += self._feeder.replay(part, self._assignment.refused())
             except StepFailed as error:
                 if size == 1:
                     raise
-                self._replay_at_most = max(1, size // 4)
-                log.warning("replay_failed", reason=str(error), records=size, next=self._replay_at_most)
+                self._caution.failed(size)
+                log.warning("replay_failed", reason=str(error), records=size, next=self._caution.size)
                 self._recover(tasks)
                 return
+            self._caution.passed()
             self._assignment.fed(part)
             records = more + rest
 

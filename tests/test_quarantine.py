@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 
+from service import quarantine
 from service.codec.chunks import ChunkDecoder
 from service.codec.interface import Chunks
+from service.errors import OutcomeUnknown, TransportUnavailable
 from service.quarantine import ATTEMPTS, STARTS, Quarantine, Suspicion
 from service.streaming import Ragged
+from service.task import Phase
 from service.transport.interface import RecordBatch
 from service.transport.memory import Fault
+from service.transport.memory.sink import MemorySink
 from service.transport.memory.source import MemorySource
+from service.transport.memory.transport import MemoryPublisher
 from service.transport.partitioning import partition_of
+from service.worker import Worker
 from tests.cluster import PARTITIONS, Cluster, applications, audited, letters
 
 DEADLY = 66.0
@@ -290,3 +297,67 @@ def test_attempts_on_a_later_record_are_remembered_while_earlier_ones_pass() -> 
     assert (suspicion.tried, suspicion.attempts) == (9, 2)
     quarantine.outlived(0, suspicion, 9)
     assert suspicion.attempts == 0
+
+
+def in_quarantine(cluster: Cluster) -> Worker:
+    """A worker whose only record is suspect, since processes ended while it was in flight."""
+    cluster.produce(b"a", 4)
+    for _ in range(STARTS):
+        feed(cluster)
+        cluster.crash("one")
+        cluster.start("one")
+    return cluster.workers["one"]
+
+
+def test_attempts_that_the_process_outlived_do_not_count_though_nobody_learned_of_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, lost = in_quarantine(cluster), [0]
+    publish = MemoryPublisher.publish
+
+    def flaky(self: MemoryPublisher, topic: str, value: bytes | None, **where: Any) -> None:
+        if where["key"] == quarantine._ATTEMPT_KEY and quarantine._COUNTED.unpack(value or b"")[2] == 0 and lost[0] < ATTEMPTS:
+            lost[0] += 1
+            raise TransportUnavailable("no answer")
+        publish(self, topic, value, **where)
+
+    monkeypatch.setattr(MemoryPublisher, "publish", flaky)
+    cluster.work(turns=40)
+    assert (cluster.workers["one"], lost) == (worker, [ATTEMPTS])
+    assert letters(cluster) == []
+    assert audited(cluster) == 1
+
+
+def test_nor_do_those_that_ended_before_the_step(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, failures = in_quarantine(cluster), [ATTEMPTS]
+    begin = MemorySink.begin
+
+    def failing(self: MemorySink) -> None:
+        if worker._intake._quarantine._tried and failures[0]:
+            failures[0] -= 1
+            raise self._break(OutcomeUnknown("the producer's epoch is gone"))
+        begin(self)
+
+    monkeypatch.setattr(MemorySink, "begin", failing)
+    cluster.work(turns=40)
+    assert (cluster.workers["one"], failures) == (worker, [0])
+    assert letters(cluster) == []
+    assert audited(cluster) == 1
+
+
+def test_ends_in_good_order_while_a_task_replays_raise_no_suspicion(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        cluster.produce(in_partition(0), 4)
+        cluster.work()
+    cluster.crash("one")
+    monkeypatch.setattr(Worker, "_appetite", lambda _: 1)
+    for _ in range(STARTS + 3):
+        cluster.start("one")
+        cluster.work(turns=1)
+        while cluster.workers["one"]._assignment.tasks[0].phase is Phase.RESTORING:
+            cluster.work(turns=1)
+        assert cluster.workers["one"]._assignment.tasks[0].phase is Phase.REPLAYING
+        cluster.stop("one")
+    cluster.start("one")
+    cluster.work(turns=20)
+    assert not cluster.workers["one"]._assignment.tasks[0].suspicion.reach

@@ -15,8 +15,10 @@ from service.extent import Extent
 from service.recompute import Recomputed, replay
 from service.state import Streams
 from service.transport.interface import Partition, TopicDescription
+from service.transport.memory.sink import MemorySink
+from service.transport.partitioning import partition_of
 from tests.applications import chunk, configured
-from tests.cluster import Cluster, Room, applications, same_partition
+from tests.cluster import PARTITIONS, Cluster, Room, applications, same_partition
 
 ROUND = 10.36  # seconds
 
@@ -246,3 +248,32 @@ def test_keys_older_than_the_dead_letters_that_are_left_are_counted(cluster: Clu
     cluster.publish(b"b", b"{broken")
     cluster.work()
     assert compute(cluster, Extent(keys=frozenset({"a", "b"})), into="once more").keys_in_doubt == 2
+
+
+def test_what_lies_behind_an_open_transaction_is_left_for_another_time(cluster: Cluster) -> None:
+    before = compute(cluster, into="before")
+    sink = cluster.transport.sink("producer", 600.0)
+    sink.open(1.0)
+    sink.begin()
+    sink.produce("in", chunk(cluster.now * 1000, 7, 9), key=b"a", partition=partition_of(b"a", PARTITIONS))
+    assert compute(cluster, Extent(end=int(cluster.now * 1000) + 1000)) == before
+
+
+def test_records_of_wrong_clocks_cost_no_transaction_each(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[MemorySink] = []
+    begin = MemorySink.begin
+
+    def counted(self: MemorySink) -> None:
+        begun.append(self)
+        begin(self)
+
+    monkeypatch.setattr(MemorySink, "begin", counted)
+    now = int(cluster.now * 1000)
+    slow, right = same_partition(2)
+    for round_ in range(20):
+        cluster.transport.publisher().publish("in", chunk(now, 5, round_), key=slow, timestamp=now - 10**6)
+        cluster.transport.publisher().publish("in", chunk(now, 5, round_), key=right)
+    done = compute(cluster, Extent(begin=now))
+    assert (done.records, done.predictions) == (20, 20)
+    assert {key for key, _ in rows(cluster, "again")} == {right}
+    assert len(begun) == 1

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from service import restore
+from service.begun import BEGUN_KEY
+from service.portion import Caution
 from service.refused import Refusals
 from service.scheduler import Schedule, Scheduler
 from service.streaming import Program, Ragged
@@ -361,3 +363,58 @@ def test_offsets_without_records_are_passed_before_retention_takes_them(cluster:
         for name in list(cluster.workers):
             cluster.work(name, turns=1)
     assert all(task.live for worker in cluster.workers.values() for task in worker._assignment.tasks.values())
+
+
+@pytest.mark.parametrize("note", [b"PSNB\x01", b"PSNB\x02 of some later version", b"PSNB\x01 damaged beyond recognition"])
+def test_a_note_of_the_beginning_that_is_not_legible_is_no_reason_not_to_go_on(cluster: Cluster, note: bytes) -> None:
+    cluster.produce(b"a", 7)
+    cluster.work()
+    cluster.stop("one")
+    for number in range(PARTITIONS):
+        entries = cluster.log.partition(Partition("app.snapshots", number))._entries
+        entries[:] = [entry._replace(value=note) if entry.key == BEGUN_KEY else entry for entry in entries]
+    cluster.start("one")
+    cluster.produce(b"a", 7)
+    cluster.work()
+    assert audited(cluster) == 2
+
+
+@pytest.mark.parametrize("limit", [1, 3, 60, 1000])
+def test_what_fails_for_good_beyond_some_size_is_replayed_in_the_end(limit: int) -> None:
+    caution, starts = Caution(500), 0
+    left = 0
+    while not starts or left:
+        if left == 0:
+            starts, left = starts + 1, 3000
+        part = min(caution.size, left)
+        if part > limit:
+            caution.failed(part)
+            left = 0
+        else:
+            caution.passed()
+            left -= part
+    assert starts < 20
+
+
+def test_a_moments_shortage_of_memory_makes_no_replay_of_single_records(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = same_partition(50)
+    for round_ in range(600):
+        cluster.produce(keys[round_ % 50], 1)
+    cluster.work(turns=30)
+    cluster.crash("one")
+    failures, sizes = [5], []
+    absorb = Program.absorb
+
+    def short(self: Program, state: Any, slots: Any, chunks: Ragged, *rest: Any) -> None:
+        if failures[0]:
+            failures[0] -= 1
+            raise torch.OutOfMemoryError("for a moment")
+        sizes.append(len(chunks.values))
+        absorb(self, state, slots, chunks, *rest)
+
+    monkeypatch.setattr(Program, "absorb", short)
+    cluster.start("one")
+    cluster.work(turns=60)
+    assert sum(sizes) > 500
+    assert len(sizes) < 200
+    assert audited(cluster) > 0

@@ -105,7 +105,7 @@ def judge(
     begun = {(prediction.partition, prediction.key, prediction.stream) for prediction in published}
     whole = [stream for stream in offered if stream.whole or (stream.partition, stream.key, stream.stream) in begun]
     cut = [stream for stream in offered if not stream.whole and (stream.partition, stream.key, stream.stream) not in begun]
-    older = _Older.of(partitions, cut)
+    older = _Older.of(partitions, [stream for stream in offered if not stream.whole], cut)
     expected: dict[Identity, _Expected] = {}
     too_large = {(letter.partition, letter.offset) for letter in letters if letter.reason == Reason.OUTPUT_TOO_LARGE}
     for stream in whole:
@@ -176,19 +176,21 @@ def judge(
 @dataclass(frozen=True, slots=True)
 class _Older:
     """What the log holds of streams whose beginnings it does not: where it `begins`, by partition; `until` which record, by
-    partition and key; the null values that are their `ends`."""
+    partition and key; the null values that are their `ends`. The first stream of a key may be one of them, or have ended it."""
 
     begins: dict[int, int]
     until: dict[tuple[int, str], int]
     ends: set[tuple[int, int]]
 
     @classmethod
-    def of(cls, partitions: Sequence[Offered], cut: Sequence[OfferedStream]) -> _Older:
+    def of(cls, partitions: Sequence[Offered], first: Sequence[OfferedStream], cut: Sequence[OfferedStream]) -> _Older:
         alone = {(partition.partition, key): offset for partition in partitions for key, offset in partition.ends.items()}
         ends = {(number, offset) for (number, _), offset in alone.items()}
         return cls(
             {partition.partition: partition.begins_at for partition in partitions},
-            alone | {(stream.partition, stream.key): stream.records[-1].offset for stream in cut},
+            alone
+            | {(stream.partition, stream.key): stream.records[0].offset for stream in first}
+            | {(stream.partition, stream.key): stream.records[-1].offset for stream in cut},
             ends | {(stream.partition, stream.records[-1].offset) for stream in cut if stream.ended},
         )
 

@@ -205,6 +205,9 @@ class Reader(Protocol):
     def watermarks(self, partition: Partition, timeout: float) -> tuple[int, int]:
         """First offset, and the offset after the last record, open transactions included (`read_uncommitted`)."""
 
+    def last_stable(self, partition: Partition, timeout: float) -> int:
+        """The offset up to which `read` does not have to wait: before it, under `read_committed`, no transaction is open."""
+
     def read(self, partition: Partition, start: int, stop: int, timeout: float) -> Iterator[RecordBatch]:
         """Records from `start` until the position has reached `stop`, under this reader's isolation.
 

@@ -262,3 +262,15 @@ def test_a_prediction_of_an_older_stream_does_not_come_after_its_end() -> None:
     there, [published] = ended(10, 2, Padded())
     assert judge([there], [replace(published, offset=13)], [], Padded()).unexpected == 1
     assert judge([there], [replace(published, stream=12)], [], Padded()).unexpected == 1
+
+
+def test_the_record_that_ended_a_stream_by_another_rate_may_have_completed_its_last_output() -> None:
+    """Retention has taken all but this record, which begins a stream with predictions of its own."""
+    times, chunks = np.array([24.0, 26.0]), np.ones((8, 1), np.float32)
+    found = Chunks(chunks, np.array([4, 4]), times, np.full(2, 1000.0), np.zeros(2, np.bool_), {})
+    there = offered(0, [(RecordBatch("in", 0, [12, 13], [0, 0], [b"a", b"a"], [b"x", b"x"]), found)], 12)
+    own = flawless(there)
+    end = Prediction("a", 10, 0, 21.0, np.ones((1, 1), np.float32), "in", 0, 12)
+    assert judge([there], own, [], Padded()).unexpected == 0
+    assert judge([there], [end, *own], [], Padded()).unexpected == 0
+    assert judge([there], [replace(end, offset=13), *own], [], Padded()).unexpected == 1

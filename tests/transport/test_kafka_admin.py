@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Uuid
 
 from service.errors import TransportUnavailable
 from service.transport.interface import TopicDescription
@@ -59,3 +59,15 @@ def test_a_publisher_says_that_a_record_has_not_come_through() -> None:
     publisher._on_failed_delivery(KafkaError(KafkaError._MSG_TIMED_OUT), SimpleNamespace(topic=lambda: "app.snapshots"))
     with pytest.raises(TransportUnavailable, match=r"app\.snapshots"):
         publisher.flush(1.0)
+
+
+@pytest.mark.parametrize(("told", "known"), [(Uuid(0, 0), None), (Uuid(1, 2), str(Uuid(1, 2)))])
+def test_a_broker_that_gives_topics_no_ids_tells_none(admin: KafkaAdmin, told: Uuid, known: str | None) -> None:
+    class Answering:
+        def describe_topics(self, topics: Any, request_timeout: float) -> dict[str, Future[Any]]:
+            answer: Future[Any] = Future()
+            answer.set_result(SimpleNamespace(topic_id=told))
+            return {"in": answer}
+
+    admin._admin = Answering()
+    assert admin.identity("in", 1.0) == known

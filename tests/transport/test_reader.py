@@ -118,3 +118,21 @@ def test_a_time_is_an_offset(cluster: Cluster) -> None:
     asked = [1, 1_000, 1_001, 2_000, 2_001, 4_000, 4_001]
     assert [reader.offset_at(where, at, cluster.patience) for at in asked] == [0, 0, 1, 1, 3, 3, 4]
     reader.close()
+
+
+def test_what_is_stable_can_be_read_without_waiting(cluster: Cluster) -> None:
+    where = Partition(topic(cluster), 0)
+    publish(cluster, where, [b"before"])
+    sink = cluster.transport().sink(fresh("writer"), 30.0)
+    sink.open(cluster.patience)
+    sink.begin()
+    sink.produce(where.topic, b"open", partition=0)
+    wait_for_end(cluster, where, 2)
+    careful, careless = cluster.transport().reader(), cluster.transport().reader(Isolation.READ_UNCOMMITTED)
+    assert careful.last_stable(where, cluster.patience) == 1
+    assert careless.last_stable(where, cluster.patience) == 2
+    sink.commit(cluster.patience)
+    assert careful.last_stable(where, cluster.patience) == 3
+    sink.close()
+    careful.close()
+    careless.close()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection, Uuid
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from service.errors import EpochAborted, OperatorActionRequired, PenstockError, TransportUnavailable
@@ -29,6 +29,9 @@ _SETTINGS = (
     "message.timestamp.type",
     "min.insync.replicas",
 )
+
+_NO_ID = str(Uuid(0, 0))
+"""What a broker that gives topics no ids is taken to have said."""
 
 _LOOK_AGAIN = 0.02  # seconds
 
@@ -61,9 +64,10 @@ class KafkaAdmin:
             return str(self._admin.describe_topics(TopicCollection([topic]), request_timeout=left)[topic].result().topic_id)
 
         try:
-            return patiently(ask, timeout)
+            found = patiently(ask, timeout)
         except KafkaException:
             return None  # an old broker, or no right to know
+        return None if found == _NO_ID else found
 
     def create(self, topics: Sequence[TopicDescription], timeout: float) -> None:
         once = {topic.name: topic for topic in topics}.values()  # a name given twice crashes confluent_kafka

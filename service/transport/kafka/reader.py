@@ -56,6 +56,12 @@ class KafkaReader:
             if self._log_ends is None:
                 self._log_ends = KafkaReader(self._properties, Isolation.READ_UNCOMMITTED)
             return self._log_ends.watermarks(partition, timeout)
+        return self._ends(partition, timeout)
+
+    def last_stable(self, partition: Partition, timeout: float) -> int:
+        return self._ends(partition, timeout)[1]
+
+    def _ends(self, partition: Partition, timeout: float) -> tuple[int, int]:
         grace = time.monotonic() + _GRACE
 
         def ask(left: float) -> tuple[int, int]:

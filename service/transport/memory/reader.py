@@ -28,6 +28,10 @@ class MemoryReader:
             log = self._log.partition(partition)
             return log.start, log.end
 
+    def last_stable(self, partition: Partition, timeout: float) -> int:
+        with self._log.changed:
+            return self._log.partition(partition).limit(self._isolation)
+
     def read(self, partition: Partition, start: int, stop: int, timeout: float) -> Iterator[RecordBatch]:
         position, deadline = start, time.monotonic() + timeout
         while position < stop:
