@@ -46,7 +46,13 @@ def eval_copy(module: nn.Module) -> nn.Module:
                 raise NotStreamable(
                     f"parameter {name!r} is {tensor.dtype}. Programs run in float32: call .float() on the module first."
                 )
-    copied = copy.deepcopy(module, computed).eval()
+    try:
+        copied = copy.deepcopy(module, computed).eval()
+    except (TypeError, RuntimeError) as error:
+        raise NotStreamable(
+            f"the module cannot be copied, and tracing changes what it traces ({type(error).__name__}: {error}). Keep locks, "
+            "generators, open files and tensors that hang on a graph out of its attributes."
+        ) from error
     for _, parent in list(traced_modules(copied)):
         parent._modules.update((name, _plain(child)) for name, child in parent.named_children())
     return copied

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from math import lcm
@@ -102,6 +103,19 @@ class Length:
         divisor = self._number(other)
         return self._derived(lambda t: t % divisor, stride=abs(divisor))
 
+    def __and__(self, other: object) -> Any:
+        mask = self._number(other)
+        if mask < 0:
+            self.refuse(f"masked by {mask}")
+        return self._derived(lambda t: t & mask, stride=1 << mask.bit_length())
+
+    __rand__ = __and__
+
+    def __abs__(self) -> Any:
+        if self.may_be_negative and self.count.gain:
+            self.refuse("taken without its sign while it falls")
+        return self._derived(np.abs) if self.may_be_negative else self
+
     def _grows_like(self, other: Length) -> bool:
         return self.count.gain * other.count.period == other.count.gain * self.count.period
 
@@ -181,14 +195,6 @@ def _refusing(use: str) -> Callable[..., Any]:
     return method
 
 
-def _comparing(relation: Callable[[Any, Any], Any]) -> Callable[[Length, object], bool]:
-    return lambda self, other: self.compare(other, relation)
-
-
-for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    setattr(Length, f"__{_name}__", _comparing(getattr(operator, _name)))
-
-
 class Ratio:
     """A length over a whole number, as it is before it is rounded: `math.ceil((t - k) / stride + 1)`."""
 
@@ -212,6 +218,24 @@ class Ratio:
     def __floor__(self) -> Any:
         return self._length // self._divisor
 
+    def __round__(self, digits: int | None = None) -> Any:
+        """Halves to the even number, as Python rounds."""
+        if digits is not None:
+            self._length.refuse("rounded to digits")
+        return self._length._derived(lambda t: np.rint(t / self._divisor).astype(np.int64), stride=2 * self._divisor)
+
+    def compare(self, other: object, relation: Callable[[Any, Any], Any]) -> bool:
+        """With a number: so is the length, with the first whole number whose ratio is as large, or larger."""
+        if not isinstance(other, int | float) or not math.isfinite(other):
+            self._length.refuse(f"divided, and compared with a {type(other).__name__}")
+        near = math.floor(other * self._divisor) - 1
+        equal = next((whole for whole in range(near, near + 3) if whole / self._divisor == other), None)
+        if relation in (operator.eq, operator.ne):
+            return relation is operator.ne if equal is None else self._length.compare(equal, relation)
+        beyond = operator.ge if relation in (operator.lt, operator.ge) else operator.gt
+        first = next(whole for whole in range(near, near + 4) if beyond(whole / self._divisor, other))
+        return self._length.compare(first, operator.lt if relation in (operator.lt, operator.le) else operator.ge)
+
     def __ceil__(self) -> Any:
         return -(-self._length // self._divisor)
 
@@ -223,6 +247,16 @@ class Ratio:
         next(argument for argument in args if isinstance(argument, Ratio))._length.refuse("used as a number")
 
 
+def _comparing(relation: Callable[[Any, Any], Any]) -> Callable[[Length | Ratio, object], bool]:
+    return lambda self, other: self.compare(other, relation)
+
+
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    for _kind in (Length, Ratio):
+        setattr(_kind, f"__{_name}__", _comparing(getattr(operator, _name)))
+Ratio.__bool__ = lambda self: self.compare(0, operator.ne)  # type: ignore[attr-defined]
+for _name in ("int", "float", "index", "hash", "mul", "rmul", "truediv", "rtruediv", "mod", "pow"):
+    setattr(Ratio, f"__{_name}__", lambda self, *_: self._length.refuse("divided and not rounded up or down"))
 for _name in ("rtruediv", "rfloordiv", "rmod", "pow"):
     setattr(Length, f"__{_name}__", _refusing("used in arithmetic"))
 Length.__bool__ = lambda self: self.compare(0, operator.ne)  # type: ignore[attr-defined]
@@ -236,7 +270,7 @@ def _index(self: Length) -> NoReturn:
 
 
 Length.__index__ = _index  # type: ignore[attr-defined]
-Length.__hash__ = object.__hash__  # type: ignore[method-assign]
+Length.__hash__ = _refusing("looked up in a set or dictionary")  # type: ignore[method-assign]
 
 
 def lengths_in(arguments: Sequence[Any]) -> Iterator[Length]:

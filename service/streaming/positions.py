@@ -27,6 +27,10 @@ KINDS: dict[Any, torch.dtype] = {**TYPES, "torch.FloatTensor": torch.float32, "t
 """Names of kinds of numbers: of methods, and what `x.type()` says."""
 
 
+VIEWS = ("view", "reshape", "unsqueeze", "getitem", "contiguous", "detach", "to", "type", "type_as", "long", "int", "float")
+"""After which a change in place may be seen elsewhere."""
+
+
 class Positions(OverTimes):
     """`arange(t) * step + shift`, along dimension `axis` of `ndim`."""
 
@@ -46,6 +50,7 @@ class Positions(OverTimes):
         self.dtype = dtype
         self.axis = axis
         self.ndim = ndim
+        self.viewed = False
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -58,8 +63,17 @@ class Positions(OverTimes):
         return self.ndim
 
     def call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        in_place = name.endswith("_") and not name.endswith("__")
         made = self._call(name.strip("_"), args, kwargs)
+        if in_place and not isinstance(made, Positions):
+            self.trace.refuse(f"{name} of times", f"Write it as x = x.{name.strip('_')}(…).")
+        if in_place and (self.viewed or args[0] is not self):
+            self.refuse("an in-place change of times that is visible through another view")
+        if in_place:
+            vars(self).update(vars(made))
+            return self
         if made is not None:
+            self.viewed |= name in VIEWS
             return made
         among = [*args, *kwargs.values()]
         if not self.dtype.is_floating_point and not any(_makes_float(argument) for argument in among):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from service.nn import CausalAttention
 from service.streaming import NotStreamable, Ragged, convert, verify
+from service.streaming.operators.attention import attend
 from tests.streaming.operators import weighted
 from tests.streaming.refusal import told
 
@@ -186,7 +187,7 @@ REFUSED: dict[str, tuple[Mask, str]] = {
     "another length": (lambda t, x, band: triangles(t - 1, x, band), "another length"),
     "whole numbers": (lambda t, x, band: torch.ones(t, t, dtype=torch.int64), "torch.int64"),
     "the first frames": (lambda t, x, band: torch.arange(t)[None, :] < 4, "lt of times.*distance between two frames"),
-    "blocks": (lambda t, x, band: torch.arange(t)[:, None] // 4 != torch.arange(t)[None, :] // 4, "Positions"),
+    "blocks": (lambda t, x, band: torch.arange(t)[:, None] // 4 != torch.arange(t)[None, :] // 4, "floordiv of times"),
     "a random mask": (lambda t, x, band: torch.rand(t, t) > 0.5, "passed to torch.rand"),
     "an identity": (lambda t, x, band: torch.eye(t) == 0, "torch.eye"),
     "a number as large as a stream": (lambda t, x, band: triangles(t, x, 700_000), "the number -699999"),
@@ -255,6 +256,15 @@ class Banded(nn.Module):
         y = x.transpose(1, 2)
         mask = torch.ones(y.shape[1], y.shape[1], dtype=torch.bool).tril().triu(-3)
         return F.scaled_dot_product_attention(y, y, y, attn_mask=mask).transpose(1, 2)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_query_that_is_not_finite_spoils_its_own_outputs(captured: bool) -> None:
+    values = torch.randn(1, 11, 12)
+    values[0, 5, 0] = INFINITY  # of the queries, the third of eight
+    mask = torch.zeros(1, 1, 8, 11)
+    made = attend(values, mask, 8, 1, 1, 4, 4, 0.5, captured=captured)
+    assert made.isnan().any(2).nonzero()[:, 1].tolist() == [2]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), INFINITY])

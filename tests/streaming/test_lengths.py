@@ -30,11 +30,29 @@ def checked(x: Tensor) -> Tensor:
     return 2 * x
 
 
+def in_seconds(x: Tensor) -> Tensor:
+    assert 2.5 < x.shape[-1] / 4 <= 9
+    assert x.shape[-1] / 4 != 4.0
+    assert not x.shape[-1] / 4 < 2.75
+    assert not x.shape[-1] / 4 >= 9.5
+    return x
+
+
+def of_some_lengths(x: Tensor) -> Tensor:
+    assert abs(x.shape[-1] % 5 - 2) < 2
+    return x
+
+
 RIGHT: dict[str, Callable[[Tensor], Tensor]] = {
     "filled up where it is short": filled_up,
     "filled up by the larger one": lambda x: CONV(F.pad(x, (0, max(0, 9 - x.shape[-1])))),
     "no longer than it may be": checked,
     "cut by what is shorter at first": lambda x: x[..., : 2 * x.shape[-1] - 30],
+    "filled up by its last bits": lambda x: F.pad(x, (0, -x.shape[-1] & 3)),
+    "of some lengths": of_some_lengths,
+    "cut to a rounded part": lambda x: F.avg_pool1d(x, 4, ceil_mode=True)[..., : round(x.shape[-1] / 4)],
+    "without the first ones, if there are any": lambda x: x.narrow(-1, 2, x.shape[-1] - 2),
+    "times counted on in place": lambda x: [times := torch.arange(x.shape[-1]), times.add_(1), x + times][2],
     "cut to another value's length": lambda x: x[..., : F.interpolate(CONV(x), scale_factor=2.0).shape[-1]],
 }
 
@@ -54,6 +72,11 @@ def test_it_is_right_at_every_length(name: str) -> None:
         else:
             assert length not in accepted or program.total(length) == wanted.shape[-1]
     verify(program, module, lengths=accepted)
+
+
+def test_a_ratio_is_compared_as_python_does_it() -> None:
+    program = convert(Function(in_seconds), 1)
+    assert [length for length in range(1, 70) if program.accepts(length)] == [*range(11, 16), *range(17, 37)]
 
 
 WRONG: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {

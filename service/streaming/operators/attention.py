@@ -102,13 +102,13 @@ def attend(
 ) -> Float[Tensor, "P tile C"]:
     """The tiles' outputs; their queries are the last `tile` elements.
 
-    An element that is not finite makes those NaN that attend to it, and no others: in torch's kernel it reaches all of its tile.
-    While launches are captured, nobody can look whether there is one.
+    Keys and values that are not finite make those outputs NaN that attend to them, and no others: in torch's kernel they reach all
+    of their tile. A query that is not makes its own NaN. While launches are captured, nobody can look whether there are any.
     """
-    finite = values.isfinite().all(2)
+    finite = values.isfinite()
     plain = not captured and bool(finite.all())
     if not plain:
-        values = values.masked_fill(~finite.unsqueeze(2), 0.0)
+        values = values.masked_fill(~finite, 0.0)
     count, taps, _ = values.shape
     queries, keys, content = torch.split(values, [heads * depth, groups * depth, groups * width], 2)
     made = F.scaled_dot_product_attention(
@@ -122,8 +122,10 @@ def attend(
     made = made.transpose(1, 2).reshape(count, tile, heads * width)
     if plain:
         return made
+    asking, asked = finite[:, taps - tile :, : heads * depth].all(2), finite[:, :, heads * depth :].all(2)
     attended = (mask > -torch.inf).any(1).expand(count, -1, -1)
-    return made.masked_fill((attended & ~finite.unsqueeze(1)).any(2, keepdim=True), torch.nan)
+    lost = (attended & ~asked.unsqueeze(1)).any(2) | ~asking
+    return made.masked_fill(lost.unsqueeze(2), torch.nan)
 
 
 @cache

@@ -163,7 +163,11 @@ def narrow(trace: Trace, symbol: Symbol, dim: int, start: Any, length: Any) -> S
     end = start + length
     if axis.kind is Kind.BATCH or not isinstance(end, Length) or not isinstance(start, int):
         trace.refuse("narrow over the batch, or to a fixed number of frames", "Slice time with [..., a:-b].")
-    trace.graph.require(operator.ge, symbol.stored.timeline.total, end.count)
+    total = symbol.stored.timeline.total
+    if end.count.gain * total.period > total.gain * end.count.period:
+        trace.refuse("narrow to a length that grows faster than the value's", "The module itself would raise here.")
+    trace.graph.require(operator.ge, total, end.count)
+    trace.graph.require(lambda t: t >= start, end.count, reach=abs(start) + 1)
     return crop(trace, symbol, slice(start, end))
 
 
