@@ -42,6 +42,14 @@ class RestorePolicy:
     timeout: float = 10.0
     wall: Callable[[], float] = time.time
 
+    @property
+    def anew(self) -> str:
+        """How to begin anew. Dead letters go too: a rebuild and an audit take them for those of the records that are there now."""
+        return (
+            f"use another `app` name, or reset the group's offsets and delete and create {self.topics.snapshots} and "
+            f"{self.topics.dead_letters}"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Restored:
@@ -129,7 +137,7 @@ def restore(
             raise OperatorActionRequired(
                 f"{where}: the group has no committed offset, but {policy.topics.snapshots} says that it had one. "
                 "The offsets have expired or were deleted. Set them back to where the application stood, or, to begin anew and "
-                f"compute everything again, delete and create {policy.topics.snapshots}."
+                f"compute everything again, delete and create {policy.topics.snapshots} and {policy.topics.dead_letters}."
             )
         yield from _check_first(task, source, policy)
         return Restored(low, low, "", 0, suspicion=found.suspicion)
@@ -138,7 +146,7 @@ def restore(
         raise OperatorActionRequired(
             f"{where}: the committed offset {committed.offset} is {side} (the log holds {low} to {high}). Records were "
             "removed before they were processed, or the topic was created anew. Raise the topic's retention; to go on with what "
-            f"is there, use another `app` name, or reset the group's offsets and delete and create {policy.topics.snapshots}."
+            f"is there, {policy.anew}."
         )
     if not committed.metadata:
         if found.begun:
@@ -276,26 +284,24 @@ def _check(
         raise OperatorActionRequired(
             f"{where}: the group has committed offset {committed.offset}, but {snapshots} holds nothing of it: the topic was "
             "emptied or created anew, and the states of streams that go on are gone with it. To begin anew, use another `app` "
-            "name, or reset the group's offsets."
+            f"name, or reset the group's offsets and delete and create {policy.topics.dead_letters}."
         )
     known = found.beginning.input_id if found.beginning else None
     if known and policy.input_id and known != policy.input_id:
         raise OperatorActionRequired(
             f"{where}: the offsets were committed for a topic of the same name that is gone (its id was {known}, now it is "
-            f"{policy.input_id}). To begin anew with this one, use another `app` name, or reset the group's offsets and delete and "
-            f"create {snapshots}."
+            f"{policy.input_id}). To begin anew with this one, {policy.anew}."
         )
     if metadata.replay_from < low:
         raise OperatorActionRequired(
             f"{where}: records from {metadata.replay_from} on must be replayed, but the log begins at {low}: retention has "
             "removed them. Raise the topic's retention above `state.snapshot_every`; the streams concerned cannot be rebuilt, so "
-            f"begin anew with another `app` name, or reset the group's offsets and delete and create {snapshots}."
+            f"begin anew: {policy.anew}."
         )
     if found.ahead > committed.offset:
         raise OperatorActionRequired(
             f"{where}: a snapshot reaches offset {found.ahead}, beyond the committed offset {committed.offset}: the offset was "
-            f"moved back by another tool. Set it to {found.ahead} or later; to begin anew, reset the group's offsets and delete "
-            f"and create {snapshots}."
+            f"moved back by another tool. Set it to {found.ahead} or later; to begin anew, {policy.anew}."
         )
 
 
