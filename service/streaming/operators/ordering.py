@@ -84,13 +84,14 @@ def quantile(
 
 @lowers("sort")
 def sort(trace: Trace, symbol: Symbol, dim: int = -1, descending: bool = False, *, stable: bool = False) -> WithIndices:
-    function = partial(torch.sort, dim=1, descending=descending, stable=True)
-    return both(trace, partial(along, dim=dim, parameters=descending), symbol, "sort", function)
+    # Without `stable` ties of 17 elements and more stand in an order of torch's own, which the number of rows does not change.
+    function = partial(torch.sort, dim=1, descending=descending, stable=stable)
+    return both(trace, partial(along, dim=dim, parameters=(descending, stable)), symbol, "sort", function)
 
 
 @lowers("argsort")
 def argsort(trace: Trace, symbol: Symbol, dim: int = -1, descending: bool = False, *, stable: bool = False) -> Any:
-    return sort(trace, symbol, dim, descending).indices
+    return sort(trace, symbol, dim, descending, stable=stable).indices
 
 
 @lowers("topk")
