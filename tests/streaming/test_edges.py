@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from service.streaming import Ragged, convert
+from service.streaming.operators.reduction import deviation
 from tests.streaming.operators import Function
 
 
@@ -48,3 +49,36 @@ def test_the_order_of_ties_does_not_depend_on_the_number_of_rows(columns: int) -
 
     for rows in range(1, 9):
         assert torch.equal(torch.cat([part.clone().sort(1).indices for part in counts.split(rows)]), whole)
+
+
+@pytest.mark.parametrize("stuck", [0.1, 3.3, 21.7, -1e-7, 1e20, 3e38])
+def test_what_is_stuck_does_not_deviate(stuck: float) -> None:
+    def spread(x: Tensor) -> Tensor:
+        windows = x.unfold(-1, 7, 1)
+        return torch.cat([windows.std(-1), windows.var(-1, correction=0)], 1)
+
+    frames = torch.full((20, 2), stuck)
+
+    assert torch.equal(offline(spread, frames), torch.zeros(14, 4))
+    assert torch.equal(streamed(spread, frames, 3), torch.zeros(14, 4))
+
+
+def test_deviations_are_torch_s_where_numbers_are_large_or_none() -> None:
+    def spread(x: Tensor) -> Tensor:
+        windows = x.unfold(-1, 5, 1)
+        return torch.cat([windows.std(-1), windows.var(-1, unbiased=False)], 1)
+
+    frames = torch.randn(200, 1) * 10.0 ** torch.randint(-20, 21, (200, 1)) + 1000.0
+    frames[::37], frames[20::41], frames[60::67] = torch.inf, torch.nan, 1e20
+
+    for chunk in (1, 3, 200):
+        torch.testing.assert_close(streamed(spread, frames, chunk), offline(spread, frames), equal_nan=True, rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7, 16, 33, 129, 1025])
+def test_a_deviation_does_not_depend_on_the_number_of_rows(columns: int) -> None:
+    rows = torch.randn(41, columns) * 3 + 100
+    whole = deviation(rows, 0.0)
+
+    for count in (1, 2, 3, 8, 40):
+        assert torch.equal(torch.cat([deviation(part.clone(), 0.0) for part in rows.split(count)]), whole)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from service.streaming.axes import ONE, Kind, factor
@@ -101,14 +101,20 @@ def total(trace: Trace, symbol: Symbol, dim: Any = None, keepdim: bool = False, 
     return Symbol(trace, made.stored, made.axes, dtype=torch.int64) if counted else made
 
 
-def variance(rows: Float[Tensor, "P n"], correction: float) -> Float[Tensor, "P"]:
-    """Composed: torch takes another way when all that it is given is one row."""
-    apart = rows - rows.mean(1, keepdim=True)
+def _spread(rows: Float[Tensor, "P n"], correction: float) -> Float64[Tensor, "P"]:
+    """The variance. Composed, since torch takes another way when all that it is given is one row; in float64 as torch has it, so
+    that equal numbers are exactly their mean and squares are in range."""
+    wide = rows.double()
+    apart = wide - wide.mean(1, keepdim=True)
     return apart.square_().sum(1) / max(0.0, rows.shape[1] - correction)
 
 
+def variance(rows: Float[Tensor, "P n"], correction: float) -> Float[Tensor, "P"]:
+    return _spread(rows, correction).to(rows.dtype)
+
+
 def deviation(rows: Float[Tensor, "P n"], correction: float) -> Float[Tensor, "P"]:
-    return variance(rows, correction).sqrt_()
+    return _spread(rows, correction).sqrt_().to(rows.dtype)
 
 
 def _lower_spread(name: str, function: Callable[..., Tensor]) -> None:
