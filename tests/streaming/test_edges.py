@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.streaming import Ragged, convert
+from service.streaming import NotStreamable, Ragged, convert
 from service.streaming.operators.reduction import deviation
 from tests.streaming.operators import Function
+from tests.streaming.refusal import told
 
 
 def streamed(function: Callable[[Tensor], Tensor], frames: Tensor, chunk: int) -> Tensor:
@@ -82,3 +83,42 @@ def test_a_deviation_does_not_depend_on_the_number_of_rows(columns: int) -> None
 
     for count in (1, 2, 3, 8, 40):
         assert torch.equal(torch.cat([deviation(part.clone(), 0.0) for part in rows.split(count)]), whole)
+
+
+def _assigned(x: Tensor) -> Tensor:
+    flagged, within = x.clamp(-3, 3).long(), x > 0
+    flagged[x.abs() > 2], within[x.abs() > 2] = 4.7, 5
+    return torch.cat([flagged, within], 1)
+
+
+FILLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a whole number by a fraction": lambda x: (x * 3).long().masked_fill(x > 1, 2.5),
+    "a whole number by less than none": lambda x: (x * 3).int().masked_fill(x > 1, -0.5),
+    "a truth by a number": lambda x: (x < 0).masked_fill(x > 1, 5),
+    "a number by a constant": lambda x: x.masked_fill(x > 1, torch.tensor(True)).masked_fill(x < -1, torch.tensor(0.1).double()),
+    "assignments": _assigned,
+}
+
+
+@pytest.mark.parametrize("name", FILLS)
+def test_what_is_filled_in_becomes_a_number_of_the_value_s_kind(name: str) -> None:
+    frames = torch.randn(40, 2) * 2
+
+    assert torch.equal(streamed(FILLS[name], frames, 7), offline(FILLS[name], frames))
+
+
+NO_FILLS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "too large a number": (lambda x: x.long().masked_fill(x > 0, 2**24 + 1).float(), "as large as 16777217"),
+    "no whole number": (lambda x: x.long().masked_fill(x > 0, torch.nan).float(), "without overflow"),
+    "values": (lambda x: x.masked_fill(x > 0, x.mean(1, True)), "masked_fill with values"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", NO_FILLS)
+def test_what_cannot_be_filled_in_is_refused(name: str) -> None:
+    function, message = NO_FILLS[name]
+
+    with pytest.raises(NotStreamable) as caught:
+        convert(Function(function), 2)
+
+    assert message in told(caught)

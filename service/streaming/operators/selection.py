@@ -171,7 +171,14 @@ def where(trace: Trace, condition: Any, *between: Any, input: Any = None, other:
 def masked_fill(trace: Trace, symbol: Any, mask: Any, value: Any) -> Symbol:
     if getattr(mask, "dtype", None) is not torch.bool:
         trace.refuse("masked_fill without truths", "Give it a comparison.")
-    fill = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+    if isinstance(value, Symbol):
+        trace.refuse("masked_fill with values", "It takes one number: choose by torch.where.")
+    try:
+        fill = torch.zeros(1, dtype=symbol.dtype).masked_fill(torch.tensor([True]), value).item()
+    except (RuntimeError, TypeError) as error:
+        trace.refuse(f"masked_fill with {value!r} ({error})", "The module itself would raise here.")
+    if symbol.dtype is not torch.float32:
+        kind_of(trace, "masked_fill", symbol, fill)
     return combined(trace, "masked_fill", _choose, (mask, fill, symbol), symbol.dtype)
 
 
