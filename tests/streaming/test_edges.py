@@ -122,3 +122,25 @@ def test_what_cannot_be_filled_in_is_refused(name: str) -> None:
         convert(Function(function), 2)
 
     assert message in told(caught)
+
+
+LEVELS = torch.tensor([[1.0], [-2.0]])
+BLENDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "all of the end": lambda x: torch.lerp(x, x.sigmoid(), 1.0),
+    "most of the end": lambda x: x.lerp(end=-x, weight=0.7),
+    "little of the end": lambda x: torch.lerp(input=LEVELS, end=x, weight=0.3),
+    "where something is": lambda x: torch.lerp(x, LEVELS, (x.abs() > 1e6).float()),
+    "by constants": lambda x: torch.lerp(x, x.tanh(), torch.tensor([[0.2], [0.9]])),
+    "in place": lambda x: (x * 1).lerp_(x.tanh(), (x > 0).float()),
+}
+
+
+@pytest.mark.parametrize("name", BLENDS)
+def test_a_blend_is_exactly_its_end_where_its_weight_is_one(name: str) -> None:
+    frames = torch.randn(40, 2)
+    frames[7], frames[9, 1] = 3.4e38, 1e10
+
+    expected = offline(BLENDS[name], frames)
+
+    for chunk in (1, 3, 40):
+        torch.testing.assert_close(streamed(BLENDS[name], frames, chunk), expected, rtol=2e-6, atol=1e-7)

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from service.streaming.lowering import lowers
+from service.streaming.operators.casting import kind_of
 from service.streaming.operators.reduction import norm
+from service.streaming.operators.selection import combined
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
@@ -25,10 +28,6 @@ def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
 
 def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
     return input + tensor1 / tensor2 * value
-
-
-def lerp(input: Any, end: Any, weight: Any) -> Any:
-    return input + (end - input) * weight
 
 
 def addmm(input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
@@ -56,9 +55,21 @@ def outer(input: Any, vec2: Any) -> Any:
     return input.unsqueeze(1) * vec2
 
 
-for _function in (addcmul, addcdiv, lerp, outer, addmm, heaviside, nansum, nanmean, local_response_norm):
+for _function in (addcmul, addcdiv, outer, addmm, heaviside, nansum, nanmean, local_response_norm):
     _lower_composed(_function.__name__, _function)
 _lower_composed("baddbmm", addmm)
+
+
+def blend(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+    """As `torch.lerp` counts from the nearer of the two, so that a weight of 1 gives the end itself; its vector and scalar code
+    differ."""
+    apart = end - start
+    return torch.where(weight.abs() < 0.5, start + weight * apart, end - apart * (1 - weight))
+
+
+@lowers("lerp")
+def lerp(trace: Trace, input: Any, end: Any, weight: Any) -> Symbol:
+    return combined(trace, "lerp", blend, (input, end, weight), kind_of(trace, "lerp", input, end, weight))
 
 
 def _lower_loss(name: str, function: Callable[..., Any]) -> None:
