@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from service.streaming import NotStreamable, Ragged, convert
+from service.streaming import NotStreamable, Ragged, convert, verify
 from service.streaming.operators.reduction import deviation
 from tests.streaming.operators import Function
 from tests.streaming.refusal import told
@@ -144,3 +145,21 @@ def test_a_blend_is_exactly_its_end_where_its_weight_is_one(name: str) -> None:
 
     for chunk in (1, 3, 40):
         torch.testing.assert_close(streamed(BLENDS[name], frames, chunk), expected, rtol=2e-6, atol=1e-7)
+
+
+class Together(nn.Module):
+    """A function of two values, of which a maximum over time is taken: they are remembered."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool1d(self.function(x, x.abs() + 0.5), 2, 1)
+
+
+@pytest.mark.parametrize("function", [torch.atan2, torch.xlogy, torch.logaddexp, torch.hypot, torch.fmod, torch.remainder])
+def test_a_function_of_two_values_may_be_remembered(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    module = Together(function)
+
+    assert verify(convert(module, 2), module).bit_equal

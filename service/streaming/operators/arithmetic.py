@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from types import BuiltinFunctionType
 from typing import Any
 
 import torch
@@ -29,9 +30,14 @@ class Join(Pointwise):
         self.name = name
         self.channels = channels
         self.function = function
+        self.writes = isinstance(function, BuiltinFunctionType)
+        """Whether it takes an `out`, as torch's own do."""
 
     def compute(self, rows: Sequence[Rows], out: Rows | None) -> Rows:
-        return self.function(*rows) if out is None else self.function(*rows, out=out)
+        if out is not None and self.writes:
+            return self.function(*rows, out=out)
+        result = self.function(*rows)
+        return result if out is None else out.copy_(result)
 
 
 class WithConstant(Pointwise):
