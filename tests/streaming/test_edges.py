@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.streaming import NotStreamable, Ragged, convert, verify
+from service.streaming.operators import binary
 from service.streaming.operators.reduction import deviation
 from tests.streaming.operators import Function
 from tests.streaming.refusal import told
@@ -163,3 +164,43 @@ def test_a_function_of_two_values_may_be_remembered(function: Callable[[Tensor, 
     module = Together(function)
 
     assert verify(convert(module, 2), module).bit_equal
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """NaN may be any."""
+    return bool(((one.view(torch.int32) == other.view(torch.int32)) | (one.isnan() & other.isnan())).all())
+
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -2.0, torch.inf, -torch.inf, torch.nan, 1e-45, -1e-45, 1e-30, 0.7, 3.4e38, -3.4e38]
+PAIRS = torch.cartesian_prod(torch.tensor(SPECIAL), torch.tensor(SPECIAL)).repeat(5, 1)[torch.randperm(5 * len(SPECIAL) ** 2)]
+MAGNITUDES = torch.randn(4000, 2) * 10.0 ** torch.randint(-44, 38, (4000, 2))
+JOINED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "remainder": binary.remainder,
+    "fmod": binary.fmod,
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+@pytest.mark.parametrize("pairs", [PAIRS, MAGNITUDES], ids=["special", "of all magnitudes"])
+def test_a_function_of_two_numbers_gives_them_the_same_bits_in_any_company(name: str, pairs: Tensor) -> None:
+    one, other = pairs.unbind(1)
+    function = JOINED[name]
+    whole = function(one.clone(), other.clone())
+
+    for rows in (1, 3, 8, 17, 100):
+        parts = [function(*part.clone().unbind(1)) for part in pairs.split(rows)]
+        assert same_bits(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("divisor", [0.7, -360.0, 1e-3])
+def test_a_remainder_is_torch_s_and_of_the_largest_number_too(divisor: float) -> None:
+    frames = torch.randn(40, 2) * 1000
+    frames[5:30, 0] = 3.4e38
+
+    def left(x: Tensor) -> Tensor:
+        return torch.cat([x % divisor, torch.fmod(x, divisor), torch.remainder(x, 0.5 + x.abs())], 1)
+
+    expected = torch.cat([offline(left, frame.unsqueeze(0)) for frame in frames])
+
+    for chunk in (1, 3, 40):
+        assert torch.equal(streamed(left, frames, chunk), expected)

@@ -32,6 +32,17 @@ def xlogy(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(y.isnan(), y, torch.where(x == 0, torch.zeros_like(y), x * y.log()))
 
 
+def fmod(x: Tensor, y: Tensor) -> Tensor:
+    """In float64, which holds every quotient of two float32: torch's vector code gives NaN for those beyond a float32, its scalar
+    code a remainder. Rounded, it is torch's."""
+    return torch.fmod(x.double(), y.double()).to(x.dtype)
+
+
+def remainder(x: Tensor, y: Tensor) -> Tensor:
+    """In float64, as `fmod`."""
+    return torch.remainder(x.double(), y.double()).to(x.dtype)
+
+
 lower_binary("atan2", atan2, "arctan2")
 lower_binary("hypot", torch.hypot)
 lower_binary("copysign", torch.copysign)
@@ -39,13 +50,13 @@ lower_binary("logaddexp", log_add_exp)
 lower_binary("xlogy", xlogy)
 lower_binary("fmax", torch.fmax, whole=True)
 lower_binary("fmin", torch.fmin, whole=True)
-lower_binary("fmod", torch.fmod, whole=True)
+lower_binary("fmod", fmod, whole=True)
 lower_binary("floor_divide", torch.floor_divide, "floordiv")
-_remainder = lower_binary("remainder", torch.remainder, "mod")
+_remainder = lower_binary("remainder", remainder, "mod")
 
 
 @lowers("remainder", "mod", any_kind=True)
-def remainder(trace: Trace, a: Any, b: Any) -> Symbol:
+def remainder_lowering(trace: Trace, a: Any, b: Any) -> Symbol:
     """Of whole numbers by a number that leaves only what a float32 can hold."""
     kind = kind_of(trace, "remainder", a, b)
     if kind.is_floating_point or not isinstance(a, Symbol) or not isinstance(b, int) or abs(b) > LARGEST_WHOLE:
