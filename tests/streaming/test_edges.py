@@ -204,3 +204,30 @@ def test_a_remainder_is_torch_s_and_of_the_largest_number_too(divisor: float) ->
 
     for chunk in (1, 3, 40):
         assert torch.equal(streamed(left, frames, chunk), expected)
+
+
+ZEROS: dict[str, Callable[[Tensor], Tensor]] = {
+    "the larger of two": lambda x: torch.maximum(x[:, :1], x[:, 1:]),
+    "the smaller of two": lambda x: torch.min(x[:, :1], x[:, 1:]),
+    "the larger of one and none": lambda x: torch.maximum(x, torch.zeros(1)) + torch.minimum(torch.tensor(-0.0), x),
+    "the larger of one and constants": lambda x: torch.maximum(x, torch.tensor([[0.0], [-0.0]])),
+    "within bounds that are values": lambda x: torch.cat([x[:, :1].clamp(x[:, 1:], -x[:, 1:]), x.clamp(x.flip(1), None)], 1),
+    "softshrink": lambda x: torch.cat([F.softshrink(x, 0.3), F.softshrink(x)], 1),
+    "running extremes": lambda x: torch.cat([x.cummax(-1).values, x.cummin(-1).values], 1),
+}
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_the_sign_of_a_zero_does_not_depend_on_chunks(name: str) -> None:
+    frames = torch.tensor([0.0, -0.0, 0.0, -0.0, 1.0, -1.0, torch.nan, -torch.inf])[torch.randint(0, 8, (80, 2))]
+    whole = streamed(ZEROS[name], frames, 80)
+
+    torch.testing.assert_close(whole, offline(ZEROS[name], frames), equal_nan=True, rtol=0.0, atol=0.0)
+    for chunk in (1, 3, 17):
+        assert same_bits(streamed(ZEROS[name], frames, chunk), whole)
+
+
+def test_of_zeros_the_running_extreme_is_the_module_s() -> None:
+    frames = torch.tensor([0.0, -0.0])[torch.randint(0, 2, (40, 2))]
+
+    assert same_bits(streamed(ZEROS["running extremes"], frames, 7), offline(ZEROS["running extremes"], frames).contiguous())

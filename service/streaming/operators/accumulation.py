@@ -13,6 +13,7 @@ from torch import Tensor
 from service.streaming.axes import Kind
 from service.streaming.lowering import lowers
 from service.streaming.operator import Recurrence
+from service.streaming.operators.arithmetic import maximum, minimum
 from service.streaming.operators.dimensions import place_of
 from service.streaming.operators.ordering import WithIndices, both
 from service.streaming.operators.reduction import along
@@ -31,8 +32,8 @@ LOG_2 = 0.6931471805599453
 FUNCTIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
     "cumsum": (torch.add, 0.0),
     "cumprod": (torch.mul, 1.0),
-    "cummax": (torch.maximum, -torch.inf),
-    "cummin": (torch.minimum, torch.inf),
+    "cummax": (maximum, -torch.inf),
+    "cummin": (minimum, torch.inf),
     "logcumsumexp": (log_add_exp, -torch.inf),
 }
 """Of each running function, what joins the memory and an element, and the memory before the first."""

@@ -77,6 +77,25 @@ class Concatenation(Pointwise):
         return torch.cat(list(rows), 1) if out is None else torch.cat(list(rows), 1, out=out)
 
 
+def maximum(a: Tensor, b: Tensor) -> Tensor:
+    """`torch.maximum`, and the second of two that are equal: of 0 and -0 torch's vector and scalar code give different ones."""
+    return _decided(torch.maximum, torch.clamp_min, a, b)
+
+
+def minimum(a: Tensor, b: Tensor) -> Tensor:
+    """`torch.minimum`, as `maximum`."""
+    return _decided(torch.minimum, torch.clamp_max, a, b)
+
+
+def _decided(extreme: Callable[..., Tensor], bounded: Callable[..., Tensor], a: Tensor, b: Tensor) -> Tensor:
+    # With one number the bound's code is one, and quicker.
+    if not b.ndim:
+        return bounded(a, float(b))
+    if not a.ndim:
+        return bounded(b, float(a))
+    return torch.where(a == b, b, extreme(a, b))
+
+
 Combining = Callable[[Trace, Any, Any], Symbol]
 
 
@@ -109,8 +128,8 @@ _add = lower_binary("add", torch.add)
 _sub = lower_binary("sub", torch.sub, "subtract")
 _div = lower_binary("div", torch.div, "truediv", "divide", "true_divide")
 lower_binary("mul", torch.mul, "multiply")
-lower_binary("maximum", torch.maximum, whole=True)
-lower_binary("minimum", torch.minimum, whole=True)
+lower_binary("maximum", maximum, whole=True)
+lower_binary("minimum", minimum, whole=True)
 
 
 def _lower_scaled(combine: Combining, *names: str) -> None:

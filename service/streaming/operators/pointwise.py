@@ -90,6 +90,7 @@ EXACT: dict[str, Callable[..., Tensor]] = {
     "gelu": gelu,
     "softplus": softplus,
     "mish": mish,
+    "softshrink": lambda x, lambd=0.5: F.softshrink(x, lambd).add_(0.0),  # -0 becomes 0
     "softsign": lambda x: x / (x.abs() + 1.0),
     "tanhshrink": lambda x: x - torch.tanh(x),
     "exp2": lambda x: torch.exp(x * math.log(2.0)),
@@ -114,7 +115,7 @@ EXPONENTIAL = (
     "logsigmoid",
 )
 ANGULAR = ("sin", "cos", "tan", "asin", "acos", "atan", "asinh", "acosh", "sinc")
-SELECTING = ("leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "relu6", "threshold")
+SELECTING = ("leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "hardshrink", "relu6", "threshold")
 ARITHMETIC = ("abs", "neg", "reciprocal", "square", "sign", "floor", "ceil", "round")
 WHOLE = ("trunc", "frac", "nan_to_num")
 SPECIAL = ("erfinv", "lgamma", "digamma", "i0", "logit", "deg2rad", "rad2deg")

@@ -12,7 +12,7 @@ from torch import Tensor
 from service.streaming.axes import Axes, factor
 from service.streaming.lowering import lowers
 from service.streaming.operator import Pointwise
-from service.streaming.operators.arithmetic import Constant, check_rates, with_constant
+from service.streaming.operators.arithmetic import Constant, check_rates, maximum, minimum, with_constant
 from service.streaming.operators.casting import cast, kind_of
 from service.streaming.operators.dimensions import broadcast
 from service.streaming.operators.pointwise import Elementwise
@@ -238,9 +238,9 @@ def clamp(trace: Trace, symbol: Symbol, min: Any = None, max: Any = None) -> Sym
     if all(isinstance(bound, int | float) for bound in bounds):
         return trace.add_each(Clamp(symbol.channels, min, max), symbol, dtype=kind)
     made = symbol
-    for function, bound in (("maximum", min), ("minimum", max)):
+    for function, bound in ((maximum, min), (minimum, max)):
         if bound is not None:
-            made = combined(trace, function, getattr(torch, function), (made, bound), kind)
+            made = combined(trace, function.__name__, function, (made, bound), kind)
     return made
 
 
