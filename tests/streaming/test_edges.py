@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from service.streaming import NotStreamable, Ragged, convert, verify
 from service.streaming.operators import binary
+from service.streaming.operators.arithmetic import maximum, minimum
 from service.streaming.operators.reduction import deviation
 from tests.streaming.operators import Function
 from tests.streaming.refusal import told
@@ -177,6 +178,9 @@ MAGNITUDES = torch.randn(4000, 2) * 10.0 ** torch.randint(-44, 38, (4000, 2))
 JOINED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "remainder": binary.remainder,
     "fmod": binary.fmod,
+    "hypot": binary.hypot,
+    "maximum": maximum,
+    "minimum": minimum,
 }
 
 
@@ -231,3 +235,9 @@ def test_of_zeros_the_running_extreme_is_the_module_s() -> None:
     frames = torch.tensor([0.0, -0.0])[torch.randint(0, 2, (40, 2))]
 
     assert same_bits(streamed(ZEROS["running extremes"], frames, 7), offline(ZEROS["running extremes"], frames).contiguous())
+
+
+def test_a_hypotenuse_is_torch_s_of_the_smallest_and_the_largest_numbers() -> None:
+    one, other = torch.cat([PAIRS, MAGNITUDES]).unbind(1)
+
+    torch.testing.assert_close(binary.hypot(one, other), torch.hypot(one, other), equal_nan=True, rtol=3e-7, atol=2e-45)

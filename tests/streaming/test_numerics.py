@@ -44,7 +44,7 @@ def test_an_elementwise_function_gives_an_element_the_same_bits_in_every_tensor(
 
 
 TWO: list[Callable[[Tensor, Tensor], Tensor]] = [
-    *(binary.atan2, binary.xlogy, log_add_exp, torch.hypot, torch.copysign),
+    *(binary.atan2, binary.xlogy, log_add_exp, binary.hypot, torch.copysign),
     *(torch.fmax, torch.fmin, binary.fmod, binary.remainder, torch.floor_divide),
 ]
 

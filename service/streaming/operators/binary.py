@@ -32,6 +32,12 @@ def xlogy(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(y.isnan(), y, torch.where(x == 0, torch.zeros_like(y), x * y.log()))
 
 
+def hypot(x: Tensor, y: Tensor) -> Tensor:
+    """In float64, which holds the squares of every float32: torch's vector and scalar code differ for the smallest numbers."""
+    wide = (x.double().square() + y.double().square()).sqrt_().to(x.dtype)
+    return torch.where(x.isinf() | y.isinf(), torch.inf, wide)
+
+
 def fmod(x: Tensor, y: Tensor) -> Tensor:
     """In float64, which holds every quotient of two float32: torch's vector code gives NaN for those beyond a float32, its scalar
     code a remainder. Rounded, it is torch's."""
@@ -44,7 +50,7 @@ def remainder(x: Tensor, y: Tensor) -> Tensor:
 
 
 lower_binary("atan2", atan2, "arctan2")
-lower_binary("hypot", torch.hypot)
+lower_binary("hypot", hypot)
 lower_binary("copysign", torch.copysign)
 lower_binary("logaddexp", log_add_exp)
 lower_binary("xlogy", xlogy)
