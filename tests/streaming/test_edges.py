@@ -241,3 +241,23 @@ def test_a_hypotenuse_is_torch_s_of_the_smallest_and_the_largest_numbers() -> No
     one, other = torch.cat([PAIRS, MAGNITUDES]).unbind(1)
 
     torch.testing.assert_close(binary.hypot(one, other), torch.hypot(one, other), equal_nan=True, rtol=3e-7, atol=2e-45)
+
+
+SQUARE = torch.randn(2, 2)
+NOTHING = torch.full((2,), torch.nan)
+PRODUCTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "of frames by name": lambda x: torch.addmm(torch.ones(2), mat1=x.mT.reshape(-1, 2), mat2=SQUARE).view(1, -1, 2).mT,
+    "of batches by name": lambda x: torch.baddbmm(input=torch.ones(1, 1, 1), batch1=x.mT, batch2=SQUARE[None], alpha=0.5).mT,
+    "of frames and nothing": lambda x: torch.addmm(NOTHING, x.mT.reshape(-1, 2), SQUARE, beta=0).view(1, -1, 2).mT,
+    "of batches and nothing": lambda x: torch.baddbmm(NOTHING, x.mT, SQUARE[None], beta=0.0, alpha=2).mT,
+    "into what is ignored": lambda x: (x.mT.log()).baddbmm_(x.mT, SQUARE[None], beta=0).mT,
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_what_a_product_is_added_to_is_ignored_times_nothing(name: str) -> None:
+    frames = torch.randn(30, 2)
+
+    made = streamed(PRODUCTS[name], frames, 7)
+
+    torch.testing.assert_close(made, offline(PRODUCTS[name], frames))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +22,11 @@ def _lower_composed(name: str, function: Callable[..., Any]) -> None:
     def lowering(trace: Trace, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
+    # By these names its arguments are known.
+    own = inspect.signature(function)
+    trace = inspect.Parameter("trace", inspect.Parameter.POSITIONAL_ONLY)
+    lowering.__signature__ = own.replace(parameters=[trace, *own.parameters.values()])  # type: ignore[attr-defined]
+
 
 def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
     return input + tensor1 * tensor2 * value
@@ -31,7 +37,13 @@ def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
 
 
 def addmm(input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    return mat1 @ mat2 * alpha + input * beta
+    """With a `beta` of 0 the input is ignored, NaN too."""
+    product = mat1 @ mat2 * alpha
+    return product + input * beta if beta else product
+
+
+def baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    return addmm(input, batch1, batch2, beta=beta, alpha=alpha)
 
 
 def heaviside(input: Any, values: Any) -> Any:
@@ -55,9 +67,8 @@ def outer(input: Any, vec2: Any) -> Any:
     return input.unsqueeze(1) * vec2
 
 
-for _function in (addcmul, addcdiv, outer, addmm, heaviside, nansum, nanmean, local_response_norm):
+for _function in (addcmul, addcdiv, outer, addmm, baddbmm, heaviside, nansum, nanmean, local_response_norm):
     _lower_composed(_function.__name__, _function)
-_lower_composed("baddbmm", addmm)
 
 
 def blend(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
