@@ -41,6 +41,9 @@ OWN = (str(Path(__file__).parent), str(Path(__file__).parents[1] / "nn"), str(Pa
 LONGEST_LINE = 160
 MOST_QUESTIONS = 16
 NEW_TENSOR = "Use the operation that returns a new tensor."
+INTO_CONSTANT = (
+    "Make what they are written into of the input, as by torch.zeros_like(x), or use the operation that returns a new tensor."
+)
 INPUT_ALONE = "A module's result must depend on its input alone."
 
 
@@ -151,6 +154,8 @@ class Trace:
         args, kwargs = as_values(args), dict(zip(kwargs, as_values(kwargs.values()), strict=True))
         try:
             args, kwargs = arranged(lowering, args, kwargs)
+            if (in_place or name == "setitem") and not isinstance(args[0], Symbol):
+                self.refuse("values written into a constant", INTO_CONSTANT)
             result = self._lowered(name, lowering, *args, **kwargs)
         except TypeError as error:
             told = f"{self.where()}: {name} with these arguments cannot be streamed ({error}). {DEFAULT_REMEDY}"

@@ -261,3 +261,28 @@ def test_what_a_product_is_added_to_is_ignored_times_nothing(name: str) -> None:
     made = streamed(PRODUCTS[name], frames, 7)
 
     torch.testing.assert_close(made, offline(PRODUCTS[name], frames))
+
+
+def _added(x: Tensor) -> Tensor:
+    total = torch.zeros(1, 2, 1)
+    total += x
+    return total
+
+
+def _put(x: Tensor) -> Tensor:
+    frame = torch.zeros(1, 2, 1)
+    frame[:, 0:1] = x[:, 1:]
+    return x + frame
+
+
+def _filled(x: Tensor) -> Tensor:
+    return torch.zeros(1, 2, 1).masked_fill_(x > 0, 1.0)
+
+
+@pytest.mark.parametrize("function", [_added, _put, _filled], ids=lambda function: function.__name__)
+def test_a_value_is_not_written_into_a_constant(function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(NotStreamable) as caught:
+        convert(Function(function), 2)
+
+    assert "values written into a constant" in told(caught)
+    assert "torch.zeros_like(x)" in told(caught)
