@@ -51,7 +51,7 @@ class WithConstant(Pointwise):
         self.reflected = reflected
 
     def compute(self, rows: Sequence[Rows], out: Rows | None) -> Rows:
-        plain = not self.reflected and self.name in ("add", "sub", "mul", "div")
+        plain = not self.reflected and self.name in ("add", "sub", "mul", "div", "maximum", "minimum")
         constant = self.constant if plain else torch.as_tensor(self.constant, dtype=rows[0].dtype)
         pair = (constant, rows[0]) if self.reflected else (rows[0], constant)
         result = self.function(*pair)
@@ -77,23 +77,18 @@ class Concatenation(Pointwise):
         return torch.cat(list(rows), 1) if out is None else torch.cat(list(rows), 1, out=out)
 
 
-def maximum(a: Tensor, b: Tensor) -> Tensor:
+def maximum(a: Tensor, b: Tensor | float) -> Tensor:
     """`torch.maximum`, and the second of two that are equal: of 0 and -0 torch's vector and scalar code give different ones."""
-    return _decided(torch.maximum, torch.clamp_min, a, b)
+    if isinstance(b, float):
+        return torch.clamp_min(a, b)
+    return torch.where(a == b, b, torch.maximum(a, b))
 
 
-def minimum(a: Tensor, b: Tensor) -> Tensor:
+def minimum(a: Tensor, b: Tensor | float) -> Tensor:
     """`torch.minimum`, as `maximum`."""
-    return _decided(torch.minimum, torch.clamp_max, a, b)
-
-
-def _decided(extreme: Callable[..., Tensor], bounded: Callable[..., Tensor], a: Tensor, b: Tensor) -> Tensor:
-    # With one number the bound's code is one, and quicker.
-    if not b.ndim:
-        return bounded(a, float(b))
-    if not a.ndim:
-        return bounded(b, float(a))
-    return torch.where(a == b, b, extreme(a, b))
+    if isinstance(b, float):
+        return torch.clamp_max(a, b)
+    return torch.where(a == b, b, torch.minimum(a, b))
 
 
 Combining = Callable[[Trace, Any, Any], Symbol]

@@ -105,7 +105,7 @@ def _spread(rows: Float[Tensor, "P n"], correction: float) -> Float64[Tensor, "P
     """The variance. Composed, since torch takes another way when all that it is given is one row; in float64 as torch has it, so
     that equal numbers are exactly their mean and squares are in range."""
     wide = rows.double()
-    apart = wide - wide.mean(1, keepdim=True)
+    apart = wide.sub_(wide.mean(1, keepdim=True))
     return apart.square_().sum(1) / max(0.0, rows.shape[1] - correction)
 
 
