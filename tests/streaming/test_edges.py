@@ -13,6 +13,7 @@ from service.streaming import NotStreamable, Ragged, convert, verify
 from service.streaming.operators import binary
 from service.streaming.operators.arithmetic import maximum, minimum
 from service.streaming.operators.reduction import deviation
+from service.streaming.verify import same_bits
 from tests.streaming.operators import Function
 from tests.streaming.refusal import told
 
@@ -165,11 +166,6 @@ def test_a_function_of_two_values_may_be_remembered(function: Callable[[Tensor, 
     module = Together(function)
 
     assert verify(convert(module, 2), module).bit_equal
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """NaN may be any."""
-    return bool(((one.view(torch.int32) == other.view(torch.int32)) | (one.isnan() & other.isnan())).all())
 
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -2.0, torch.inf, -torch.inf, torch.nan, 1e-45, -1e-45, 1e-30, 0.7, 3.4e38, -3.4e38]
