@@ -72,12 +72,14 @@ class Positions(OverTimes):
         if in_place:
             vars(self).update(vars(made))
             return self
+        if isinstance(made, Positions) and name in VIEWS:
+            self.viewed = made.viewed = True
         if made is not None:
-            self.viewed |= name in VIEWS
             return made
         among = [*args, *kwargs.values()]
         if not self.dtype.is_floating_point and not any(_makes_float(argument) for argument in among):
             self.refuse(name)
+        self.viewed = True  # nobody knows here whether by what is made of it
         return self.trace.call(name, as_values(args), dict(zip(kwargs, as_values(kwargs.values()), strict=True)))
 
     def value(self) -> Symbol:
