@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from jaxtyping import Int64
+
 from service.codec.interface import Refusal
 from service.topics import Topics
 from service.transport.interface import Committed, GroupToken, Headers, Partition, RecordBatch, Sink
@@ -30,7 +33,7 @@ class Epoch:
             self.open = True
             self.begun_at = now
 
-    def publish(self, keys: Sequence[bytes], values: Sequence[bytes], offsets: Sequence[int]) -> None:
+    def publish(self, keys: Sequence[bytes], values: Sequence[bytes], offsets: Int64[np.ndarray, "R"]) -> None:
         """Predictions, one per row, completed by the input records at `offsets`."""
         self.sink.produce_many(self.topics.output, keys, values)
         self.predictions += len(values)

@@ -103,11 +103,11 @@ class Feeder:
         for keys, outputs in predictions(batch, values, lengths, self._streams.table, self._topic):
             with self._metrics.encoding(len(keys)):
                 encoded = self._encoder.encode(outputs)
-            offsets = outputs.offsets.tolist()
+            offsets = outputs.offsets
             if max(map(len, encoded)) > self._output_bytes:
                 letters += self._too_large(encoded, outputs, records)
                 kept = [row for row, value in enumerate(encoded) if len(value) <= self._output_bytes]
-                keys, encoded, offsets = ([column[row] for row in kept] for column in (keys, encoded, offsets))
+                keys, encoded, offsets = [keys[row] for row in kept], [encoded[row] for row in kept], offsets[kept]
             epoch.publish(keys, encoded, offsets)
         letters += [letter for row in batch.illegal.tolist() for letter in self._dropped(batch, row, records)]
         for task, key in self._scheduler.settle(batch, self._clock()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from service.refused import cut
 from service.transport.interface import RecordBatch
@@ -18,18 +17,14 @@ def cost(records: Sequence[RecordBatch]) -> int:
     return sum(map(len, keys.values())) + sum(part.values.count(None) for part in records)
 
 
-@dataclass(slots=True)
 class Caution:
     """How many records at a time are fed where every failure begins all of it again: a quarter after one, twice as many after some
     that have passed. With each failure those are twice as many, so that what fails for good beyond some size comes to its end."""
 
-    size: int
-    _most: int = field(init=False)
-    _patience: int = 1
-    _passed: int = 0
-
-    def __post_init__(self) -> None:
-        self._most = self.size
+    def __init__(self, most: int) -> None:
+        self.size = self._most = most
+        self._patience = 1
+        self._passed = 0
 
     def failed(self, size: int) -> None:
         self.size, self._patience, self._passed = max(1, size // 4), 2 * self._patience, 0

@@ -75,8 +75,7 @@ def rebuilding(
     open transaction of another instance may hold them up for a while."""
     keys = {}
     for key, damage in damaged.items():
-        known = beginning.first if beginning else None
-        first = damage.first if damage.first != UNKNOWN else known or 0
+        first = damage.first if damage.first != UNKNOWN else beginning.first if beginning else 0
         if first < log_begins:
             raise _unusable(
                 key,

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import numpy as np
+from jaxtyping import Int64
 
 from service.app import Application
 from service.audit.read import Letters, on_trust, read_letters
@@ -62,9 +63,9 @@ class _Recomputation(Epoch):
         """How many records."""
         return sum(offset in self.within for part in self.records for offset in part.offsets)
 
-    def publish(self, keys: Sequence[bytes], values: Sequence[bytes], offsets: Sequence[int]) -> None:
-        rows = [row for row, offset in enumerate(offsets) if offset in self.within]
-        Epoch.publish(self, [keys[row] for row in rows], [values[row] for row in rows], [offsets[row] for row in rows])
+    def publish(self, keys: Sequence[bytes], values: Sequence[bytes], offsets: Int64[np.ndarray, "R"]) -> None:
+        rows = [row for row, offset in enumerate(offsets.tolist()) if offset in self.within]
+        Epoch.publish(self, [keys[row] for row in rows], [values[row] for row in rows], offsets[rows])
 
     def dead_letter(self, records: RecordBatch, row: int, refusal: Refusal) -> None:
         self.letters += records.offsets[row] in self.within
@@ -144,20 +145,17 @@ class _Streams:
 
     def feed(self, batch: RecordBatch, epoch: Callable[[], _Recomputation]) -> Iterator[_Recomputation]:
         """Yields each epoch, for its transaction to be committed."""
-        meant = [row for row, offset in enumerate(batch.offsets) if offset in self._within]
-        begin, end = (meant[0], meant[-1] + 1) if meant else (0, 0)
-        self._pass([batch.slice(0, begin)])
-        yield from self._publish([batch.slice(begin, end)], epoch)
-        self._pass([batch.slice(end, len(batch))])
+        begin = next((row for row, offset in enumerate(batch.offsets) if offset in self._within), len(batch))
+        before, records = cut([batch], begin)
+        self._pass(before)
+        yield from self._publish(records, epoch)
 
     def _pass(self, records: list[RecordBatch]) -> None:
-        records = [part for part in records if len(part)]
         while records:
             part, records = portion(records, self._streams.room, at_least=1)
             self._settle([(task, key, None) for task, key in self._feeder.replay(part, self._refused)])
 
     def _publish(self, records: list[RecordBatch], epoch: Callable[[], _Recomputation]) -> Iterator[_Recomputation]:
-        records = [part for part in records if len(part)]
         while records:
             part, records = cut(records, self._max_records)
             part, schedule, rest = self._feeder.fitting(part, self._feeder.decode(part, self._refused), self._refused)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from math import lcm
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -122,7 +121,7 @@ class Length:
     def _values(self, of: Count) -> Frames:
         """All values that a count which does not grow takes, at the lengths at which the module has not raised so far."""
         accepts = self.trace.graph.accepts()
-        frames = np.arange(1, max(of.settled, accepts.settled) + lcm(of.period, accepts.period) + 1, dtype=np.int64)
+        frames = np.arange(1, max(of.settled, accepts.settled) + math.lcm(of.period, accepts.period) + 1, dtype=np.int64)
         return np.unique(of.numpy(frames)[accepts.numpy(frames) != 0])
 
     @property

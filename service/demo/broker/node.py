@@ -17,10 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import structlog
+
 from service.demo.broker.jars import VERSION, available, fetch
 from service.errors import TransportUnavailable
 
 __all__ = ["KafkaNode", "available"]
+
+log = structlog.get_logger("penstock.demo")
 
 _READY = "Kafka Server started"
 _STARTS = 2  # another process may take a port between the look for free ones and the node's start
@@ -113,13 +117,11 @@ class KafkaNode:
             try:
                 self._start()
                 return
-            except TransportUnavailable:
+            except BaseException as error:
                 self.stop()
-                if not left or self._wanted is not None:
+                if not isinstance(error, TransportUnavailable) or not left or self._wanted is not None:
                     raise
-            except BaseException:
-                self.stop()
-                raise
+                log.warning("kafka_node_tried_again", reason=str(error))
 
     def _start(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="penstock-kafka-"))
