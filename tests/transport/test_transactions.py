@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -314,7 +315,7 @@ def test_an_abort_soon_after_the_first_record_does_not_ruin_the_producer(kafka_c
     cluster = kafka_cluster
     out = Partition(topic(cluster), 0)
     sink, reader = opened(cluster), cluster.transport().reader()
-    for _ in range(150):
+    for _ in range(60):
         sink.begin()
         sink.produce(out.topic, b"kept")
         sink.commit(cluster.patience)
@@ -322,6 +323,26 @@ def test_an_abort_soon_after_the_first_record_does_not_ruin_the_producer(kafka_c
         sink.produce(out.topic, b"lost")
         reader.watermarks(out, cluster.patience)  # a moment
         sink.abort(cluster.patience)
-    assert visible(cluster, out) == [b"kept"] * 150
+    assert visible(cluster, out) == [b"kept"] * 60
     reader.close()
+    sink.close()
+
+
+@pytest.mark.broker
+def test_an_abort_while_the_broker_stands_still_does_not_ruin_the_producer(kafka: KafkaNode, kafka_cluster: KafkaCluster) -> None:
+    cluster = kafka_cluster
+    out = Partition(topic(cluster), 0)
+    sink = opened(cluster)
+    for _ in range(5):
+        sink.begin()
+        sink.produce(out.topic, b"kept")
+        sink.commit(cluster.patience)
+        sink.begin()
+        kafka.pause()
+        resume = threading.Timer(0.5, kafka.resume)
+        resume.start()
+        sink.produce(out.topic, b"lost")
+        sink.abort(cluster.patience)
+        resume.join()
+    assert visible(cluster, out) == [b"kept"] * 5
     sink.close()

@@ -17,7 +17,7 @@ from service.transport.kafka.errors import Trouble, delivery_error, reason, tran
 from service.transport.kafka.group import KafkaToken
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between tries
-_REGISTERED = 0.2  # seconds to wait for what is on its way before an abort
+_REGISTERED, _LOOK = 2.0, 0.2  # seconds to wait before an abort until what was produced is written, in all and at a time
 _GRACE = 0.5  # seconds that a call may outlast its own timeout
 _ROOM = 0.1  # seconds to wait at a time for room in a full queue
 
@@ -41,6 +41,7 @@ class KafkaSink:
             on_delivery=self._on_failed_delivery,
         )
         self._began = 0.0
+        self._stopped = False  # librdkafka wants the transaction aborted
         self._send_error: PenstockError | None = None
         self._broken: PenstockError | None = None
 
@@ -56,6 +57,7 @@ class KafkaSink:
     def begin(self) -> None:
         self._serve()
         self._send_error = None  # what is reported only now belongs to a transaction that has ended
+        self._stopped = False
         self._began = _now()
         try:
             self._call("beginning a transaction", self._producer.begin_transaction)
@@ -112,9 +114,7 @@ class KafkaSink:
     def abort(self, timeout: float) -> None:
         if self._broken is not None:
             raise self._broken
-        # An abort that overtakes the registration of its partitions ruins the producer (docs/adr/0005-transport-abort.md).
-        with contextlib.suppress(KafkaException):
-            self._producer.flush(_REGISTERED)
+        self._let_register()
         self._finish("aborting", self._producer.abort_transaction, timeout)
         self._send_error = None
 
@@ -151,6 +151,14 @@ class KafkaSink:
         if _now() - self._began > self._timeout:
             raise EpochAborted("producing: the queue stayed full for the transaction's timeout")
 
+    def _let_register(self) -> None:
+        """An abort that overtakes the registration of its partitions ruins the producer (docs/adr/0005-transport-abort.md)."""
+        deadline = _now() + _REGISTERED
+        with contextlib.suppress(KafkaException):
+            # After an error librdkafka sends nothing more: what it has sent before is answered soon, or is not waited for.
+            while self._producer.flush(_LOOK) and not self._stopped and self._send_error is None and _now() < deadline:
+                pass
+
     def _finish(self, what: str, call: Callable[[float], None], timeout: float) -> None:
         try:
             self._call(what, _in_time(call), timeout=timeout)
@@ -179,6 +187,7 @@ class KafkaSink:
         age = _now() - self._began
         found = transaction_error(error, f"{self._transactional_id}: {what}", age, self._timeout)
         if isinstance(found, EpochAborted):
+            self._stopped = True
             return self._send_error or found
         self._broken = found
         return found
