@@ -40,6 +40,7 @@ def cluster() -> Cluster:
     return cluster
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in several processes, those that share a broker go to one; the fault suite kills its own."""
     for item in items:
