@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from tests.needs import require_broker
 
 if TYPE_CHECKING:
     from tests.cluster import Cluster
+
+# Brokers have little to do here: what the second compiler makes of them costs more than it gains.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 pytest_plugins = ["tests.faults.report"]
 

@@ -18,18 +18,14 @@ RATES = [(3, 2), (2, 3), (5, 4), (10, 1), (1, 10), (441, 160), (7, 3)]
 def resampled(signal: np.ndarray, original: int, new: int, zeros: int, rolloff: float, window: str, beta: float) -> np.ndarray:
     """`y(j / new) = Σ x(i / original) · sinc(f·t) · window(t) · f / original`, term by term."""
     cutoff = min(original, new) * rolloff
-    outputs = []
-    for j in range(math.ceil(new * len(signal) / original)):
-        total = 0.0
-        for i, sample in enumerate(signal):
-            t = (i / original - j / new) * cutoff
-            if abs(t) < zeros:
-                taper = math.cos(math.pi * t / zeros / 2) ** 2
-                if window == "kaiser":
-                    taper = np.i0(beta * math.sqrt(1 - (t / zeros) ** 2)) / np.i0(beta)
-                total += sample * np.sinc(t) * taper * cutoff / original
-        outputs.append(total)
-    return np.array(outputs)
+    count = math.ceil(new * len(signal) / original)
+    t = (np.arange(len(signal)) / original - np.arange(count)[:, None] / new) * cutoff
+    within = np.clip(t / zeros, -1, 1)
+    taper = np.cos(math.pi * within / 2) ** 2
+    if window == "kaiser":
+        taper = np.i0(beta * np.sqrt(1 - within**2)) / np.i0(beta)
+    terms = np.where(np.abs(t) < zeros, signal * np.sinc(t) * taper * cutoff / original, 0.0)
+    return np.asarray(terms.sum(1))
 
 
 @pytest.mark.parametrize("window", ["hann", "kaiser"])

@@ -115,7 +115,7 @@ class Attending(nn.Module):
 
 
 @pytest.mark.parametrize("name", MASKS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     band=st.integers(1, 20),
     batch_first=st.booleans(),

@@ -55,7 +55,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", TABLE)
-@settings(max_examples=settings.default.max_examples * 3 // 10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings.default.max_examples * 15 // 100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), lengths=LENGTHS, seed=st.integers(0, 2**20), max_step=st.sampled_from([5, 8192]))
 def test_streamed_is_offline_whatever_the_chunks_and_the_company(
     name: str, data: st.DataObject, lengths: list[int], seed: int, max_step: int

@@ -109,7 +109,7 @@ def test_captured_once_and_replayed_a_network_is_itself_offline(name: str, numer
 
 @pytest.mark.usefixtures("nan_padding")
 @pytest.mark.parametrize("name", TABLE)
-@settings(max_examples=settings.default.max_examples * 3 // 100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings.default.max_examples * 2 // 100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), lengths=st.lists(st.integers(1, 40), min_size=2, max_size=3), seed=st.integers(0, 2**20))
 def test_every_operator_of_the_table_can_be_captured(name: str, data: st.DataObject, lengths: list[int], seed: int) -> None:
     module, channels = data.draw(TABLE[name])

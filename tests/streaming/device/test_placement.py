@@ -142,7 +142,7 @@ def test_float32_is_float32_and_exact_asks_for_deterministic_algorithms(exact: b
 
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name not in operators_windows.TABLE])
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_all_tensors_of_every_operator_are_on_the_device(name: str, data: st.DataObject) -> None:
     module, channels = data.draw(TABLE[name])
