@@ -8,6 +8,8 @@ PENSTOCK_CACHE ?= $(HOME)/.cache/penstock
 HELM_VERSION := v3.22.0
 HELM := $(PENSTOCK_CACHE)/bin/helm-$(HELM_VERSION)
 ARGS ?=
+# Tests on a broker wait much of their time.
+WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
 # Trust what the machine trusts, a company's own authority included, as pip does.
 export UV_SYSTEM_CERTS ?= true
@@ -25,7 +27,7 @@ demo: $(READY) ## broker, simulated pumps, the service and an audit (ARGS="--sec
 	@$(BIN)/penstock demo $(ARGS)
 
 test: $(READY) ## all tests, those on a real broker included (ARGS="tests/codec")
-	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadgroup $(ARGS)
 
 faults: $(READY) ## the fault suite's long rounds, half an hour and more; the table goes to build/faults.md (ARGS="-k kills")
 	@PENSTOCK_FAULTS=long PENSTOCK_FAULTS_REPORT=build/faults $(BIN)/pytest --timeout=3600 tests/faults $(ARGS)

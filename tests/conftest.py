@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Brokers have little to do here: what the second compiler makes of them costs more than it gains.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
+POLITE = 10
+"""The priority of processes that have no broker."""
+
 pytest_plugins = ["tests.faults.report"]
 
 # `pytest --hypothesis-profile unshrunk`: is there a counterexample at all? For checking that broken code turns red.
@@ -42,6 +45,12 @@ def cluster() -> Cluster:
     cluster = Cluster(applications())
     cluster.start("one")
     return cluster
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Of several processes those that only compute make way for brokers and what talks to them, whose timeouts run."""
+    if "PYTEST_XDIST_WORKER" in os.environ and not item.get_closest_marker("broker"):
+        os.nice(max(0, POLITE - os.nice(0)))
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist's own looks for the groups

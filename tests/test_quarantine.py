@@ -44,7 +44,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
             raise Killed
         return step(state, slots, chunks, final=final)
 
-    monkeypatch.setattr(program, "step", deadly)
+    monkeypatch.setitem(vars(program), "step", deadly)  # an attribute would stay when the test is over
     cluster = Cluster(applications())
     cluster.start("one")
     yield cluster
@@ -257,7 +257,7 @@ def test_what_ends_in_a_commit_was_no_attempt(cluster: Cluster, monkeypatch: pyt
         cluster.now += 0.06
         return step(*args, **settings)
 
-    monkeypatch.setattr(program, "step", slow)
+    monkeypatch.setitem(vars(program), "step", slow)  # an attribute would stay when the test is over
     for _ in range(3):
         cluster.produce(b"a", 4)
     for _ in range(STARTS + ATTEMPTS + 3):
