@@ -54,7 +54,8 @@ def network(graph: Graph, weighed: Container[Operator] | None = None) -> str:
     digest = hashlib.sha256()
     for node in graph.nodes:
         reads = [(view.value.index, view.shift, view.low, view.fill, view.high and view.high.key) for view in node.inputs]
-        digest.update(f"{node.operator.describe()} {reads} {node.output.index}\n".encode())
+        end = f" to {node.output.timeline.total.key}" if node.operator.end_varies else ""
+        digest.update(f"{node.operator.describe()} {reads} {node.output.index}{end}\n".encode())
         for tensor in node.operator.weights() if weighed is None or node.operator in weighed else ():
             digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

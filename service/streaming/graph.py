@@ -111,17 +111,21 @@ class Select(Windowed):
         rows = windows.values.squeeze(1)
         return rows if out is None else out.copy_(rows)
 
+    def describe(self) -> str:
+        return f"select({self.window.stride})"
+
 
 class Index(Windowed):
-    """`start + step * j` for every element `j` of a view."""
+    """`start + step * j` for every element `j` of a view, or what is left of it when divided by `modulo`."""
 
     name = "index"
     channels = 1
     right = 0
 
-    def __init__(self, start: int, step: int) -> None:
+    def __init__(self, start: int, step: int, modulo: int | None = None) -> None:
         self.start = start
         self.step = step
+        self.modulo = modulo
         self.window = Window(1, (0,))
 
     def legal(self, *totals: Frames) -> Flags:
@@ -129,10 +133,12 @@ class Index(Windowed):
 
     def compute(self, windows: Windows, out: Float[Tensor, "M 1"] | None) -> Float[Tensor, "M 1"]:
         made = (windows.span.index * self.step + self.start).unsqueeze(1)
+        if self.modulo is not None:
+            made.remainder_(self.modulo)
         return made.to(windows.values.dtype) if out is None else out.copy_(made)
 
     def describe(self) -> str:
-        return f"index({self.start}, {self.step})"
+        return f"index({self.start}, {self.step})" + (f" % {self.modulo}" if self.modulo is not None else "")
 
 
 class Channels(Pointwise):

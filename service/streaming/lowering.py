@@ -19,6 +19,8 @@ StreamerFactory = Callable[[Any, int], Operator]
 
 DEFAULT_REMEDY = "Register a streamer for the module that calls it, or run it on windows (mode: window)."
 
+SPECIAL = {"special_expit": "sigmoid", "special_gammaln": "lgamma", "special_psi": "digamma"}
+
 _functions: dict[str, Lowering] = {}
 _of_any_kind: set[Lowering] = set()
 _modules: dict[type[nn.Module], Lowering] = {}
@@ -74,6 +76,9 @@ def refuses(remedy: str, *names: str) -> None:
 
 
 def function_lowering(name: str) -> Lowering | None:
+    """Functions of `torch.special` are those of torch under another name."""
+    if name.startswith("special_"):
+        name = SPECIAL.get(name, name.removeprefix("special_"))
     return _functions.get(name)
 
 

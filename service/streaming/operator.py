@@ -31,6 +31,8 @@ class Operator(ABC):
 
     name: str
     channels: int
+    end_varies = False
+    """Whether it pads at the end by an amount that its description leaves out: ways through branches may differ in that."""
 
     @abstractmethod
     def timeline(self, inputs: Sequence[Timeline]) -> Timeline:

@@ -1,8 +1,8 @@
 """Times as numbers, built by ordinary code from a length that is not known.
 
-`torch.arange(t)` becomes `Positions`, which may be shifted and set as a column or a row; a column against a row becomes a `Band`,
-and so does `torch.ones(t, t)`. With a value, or once they are float32, positions are a value like any other. Whatever else is done
-with them is refused.
+`torch.arange(t)` becomes `Positions`, which may be shifted, scaled and set as a column or a row; a column against a row becomes a
+`Band`, and so does `torch.ones(t, t)`. With a value, or once they are float32, positions are a value like any other, and so is what
+is left of them when divided by a number. Whatever else is done with them is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.streaming.band import ALIASES, RELATIONS, TYPES, Band, OverTimes
 from service.streaming.constants import FILLED, REPEATED, as_long_as, filled, repeated
 from service.streaming.graph import Index
 from service.streaming.length import Length, lengths_in
-from service.streaming.symbol import Symbol
+from service.streaming.symbol import LARGEST_WHOLE, Symbol
 
 if TYPE_CHECKING:
     from service.streaming.tracing import Trace
@@ -30,9 +30,12 @@ KINDS: dict[Any, torch.dtype] = {**TYPES, "torch.FloatTensor": torch.float32, "t
 VIEWS = ("view", "reshape", "unsqueeze", "getitem", "contiguous", "detach", "to", "type", "type_as", "long", "int", "float")
 """After which a change in place may be seen elsewhere."""
 
+QUOTIENTS = ("truediv", "rtruediv", "true_divide", "div", "divide")
+"""What is float32 also of whole numbers, unless it is rounded."""
+
 
 class Positions(OverTimes):
-    """`arange(t) * step + shift`, along dimension `axis` of `ndim`."""
+    """`arange(t) * step + shift`, along dimension `axis` of `ndim`; as float32 with the numbers `added`, one after the other."""
 
     def __init__(
         self,
@@ -43,9 +46,11 @@ class Positions(OverTimes):
         ndim: int = 1,
         step: int = 1,
         dtype: torch.dtype = torch.int64,
+        added: tuple[int, ...] = (),
     ) -> None:
         super().__init__(trace, length)
         self.shift = shift
+        self.added = added
         self.step = step
         self.dtype = dtype
         self.axis = axis
@@ -77,18 +82,23 @@ class Positions(OverTimes):
         if made is not None:
             return made
         among = [*args, *kwargs.values()]
-        if not self.dtype.is_floating_point and not any(_makes_float(argument) for argument in among):
+        floats = any(_makes_float(argument) for argument in among) or (name in QUOTIENTS and not kwargs.get("rounding_mode"))
+        if not self.dtype.is_floating_point and not floats:
             self.refuse(name)
         self.viewed = True  # nobody knows here whether by what is made of it
         return self.trace.call(name, as_values(args), dict(zip(kwargs, as_values(kwargs.values()), strict=True)))
 
-    def value(self) -> Symbol:
+    def value(self, modulo: int | None = None, dtype: torch.dtype = torch.float32) -> Symbol:
         """The positions as a value over time. A float32 holds them as torch would round them."""
         view = as_long_as(self.trace, self.length)
-        made = self.trace.graph.add(Index(self.shift, self.step), [view], self.trace.where())
-        return Symbol(self.trace, made, Axes(tuple(TIME if dim == self.axis else ONE for dim in range(self.ndim))))
+        made = self.trace.graph.add(Index(self.shift, self.step, modulo), [view], self.trace.where())
+        axes = Axes(tuple(TIME if dim == self.axis else ONE for dim in range(self.ndim)))
+        value = Symbol(self.trace, made, axes, dtype=dtype)
+        for number in self.added:  # each is rounded
+            value = value + number
+        return value
 
-    def _call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> OverTimes | None:
+    def _call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> OverTimes | Symbol | None:
         if name in ("to", "long", "int", "float", "contiguous", "detach", "type", "type_as"):
             return self._typed(name, [*args[1:], *kwargs.values()])
         if name == "getitem":
@@ -107,9 +117,14 @@ class Positions(OverTimes):
         place = next(place for place, argument in enumerate(args) if argument is self)
         other = args[1 - place]
         if isinstance(other, int) and name == "add":
-            return self._with(shift=self.shift + other)
+            return self._shifted(other)
         if isinstance(other, int) and name == "sub" and place == 0:
-            return self._with(shift=self.shift - other)
+            return self._shifted(-other)
+        if type(other) is int and other > 0 and not self.dtype.is_floating_point:
+            if name == "mul":
+                return self._with(shift=self.shift * other, step=self.step * other)
+            if name in ("mod", "remainder") and place == 0 and other <= LARGEST_WHOLE:
+                return self.value(other, self.dtype)
         if isinstance(other, Positions) and (name == "sub" or name in RELATIONS):
             return self._against(name, self, other) if place == 0 else self._against(name, other, self)
         return None
@@ -117,6 +132,8 @@ class Positions(OverTimes):
     def _typed(self, name: str, targets: Sequence[Any]) -> Positions:
         kinds = [getattr(target, "dtype", KINDS.get(target, target)) for target in (name, *targets)]
         found = [kind for kind in kinds if isinstance(kind, torch.dtype)]
+        if found and not found[0].is_floating_point:
+            return self._with(dtype=found[0], shift=self.shift + sum(self.added), added=())
         return self._with(dtype=found[0]) if found else self
 
     def _indexed(self, key: Any) -> Positions:
@@ -127,8 +144,13 @@ class Positions(OverTimes):
         place = next((place for place, item in enumerate(keys) if item is not None), len(keys))
         return self._with(axis=place, ndim=len(keys) if kept else len(keys) + 1)
 
+    def _shifted(self, number: int) -> Positions:
+        if self.dtype.is_floating_point:
+            return self._with(added=(*self.added, number))
+        return self._with(shift=self.shift + number)
+
     def _with(self, **changes: Any) -> Positions:
-        kept = {name: getattr(self, name) for name in ("shift", "axis", "ndim", "step", "dtype")}
+        kept = {name: getattr(self, name) for name in ("shift", "axis", "ndim", "step", "dtype", "added")}
         return Positions(self.trace, self.length, **kept | changes)
 
     def _against(self, name: str, a: Positions, b: Positions) -> Band:
@@ -136,7 +158,7 @@ class Positions(OverTimes):
         if set(sides) != {-1, -2} or a.length.count is not b.length.count or (a.step, b.step) != (1, 1):
             self.refuse(f"{name} of two vectors that are not a column and a row")
         sign = 1 if a is sides[-2] else -1
-        apart = a.shift - b.shift
+        apart = a.shift + sum(a.added) - b.shift - sum(b.added)
 
         def function(distance: Tensor) -> Tensor:
             difference = sign * distance + apart
@@ -148,7 +170,7 @@ class Positions(OverTimes):
 
 def _makes_float(argument: Any) -> bool:
     """Whether whole numbers with it are float32, which is what rows hold."""
-    return isinstance(argument, Symbol) or (isinstance(argument, Tensor) and argument.dtype is torch.float32)
+    return isinstance(argument, Symbol | float) or (isinstance(argument, Tensor) and argument.dtype is torch.float32)
 
 
 def as_values(arguments: Iterable[Any]) -> list[Any]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 KINDS = (torch.float32, torch.int64, torch.int32, torch.bool)
 """Of numbers, that rows can hold."""
+LARGEST_WHOLE = 1 << 24
+"""Up to which a float32 is every whole number."""
 
 
 class Layout(Enum):

@@ -24,6 +24,7 @@ from service.errors import NotStreamable
 from service.streaming.arguments import arranged
 from service.streaming.axes import Axes
 from service.streaming.copying import eval_copy, traced_modules
+from service.streaming.edges import TAKEN, EdgeFrame, edges_in
 from service.streaming.factories import symbolic_factories
 from service.streaming.fingerprint import network
 from service.streaming.graph import Channels, Graph, View
@@ -114,6 +115,8 @@ class Trace:
             raise self._refused
         if isinstance(result, tuple | list) and len(result) == 1:
             (result,) = result
+        if isinstance(result, EdgeFrame):
+            result.refuse("an output")
         if not isinstance(result, Symbol):
             self.refuse(f"an output of type {type(result).__name__}", "Return one tensor [B, C, T], computed from the input.")
         if result.axes.letters != self.layout.value:
@@ -167,6 +170,9 @@ class Trace:
         if torch.is_autocast_enabled("cpu"):
             self.refuse(f"{name} under torch.autocast", "Leave it out, and set the program's precision to bfloat16.")
         try:
+            edge = next(edges_in([*args, *kwargs.values()]), None)
+            if edge is not None and name not in TAKEN:
+                edge.refuse(name)
             if not takes_any_kind(lowering):
                 self.require_floats(symbols_in([*args, *kwargs.values()]))
             return lowering(self, *args, **kwargs)

@@ -210,10 +210,28 @@ class Res2Net(nn.Module):
         return torch.cat(made, 1)
 
 
+class Decomposition(nn.Module):
+    """Of Autoformer and DLinear: a trend, with the first and the last frame repeated by hand, and what is left of the signal."""
+
+    def __init__(self, size: int = 5) -> None:
+        super().__init__()
+        self.size = size
+        self.average = nn.AvgPool1d(size, 1)
+        self.season, self.trend = nn.Conv1d(3, 4, 3, padding=1), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.permute(0, 2, 1)
+        front = frames[:, 0:1, :].repeat(1, (self.size - 1) // 2, 1)
+        end = frames[:, -1:, :].repeat(1, (self.size - 1) // 2, 1)
+        mean = self.average(torch.cat([front, frames, end], dim=1).permute(0, 2, 1)).permute(0, 2, 1)
+        return self.season((frames - mean).permute(0, 2, 1)) + self.trend(mean).permute(0, 2, 1)
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "Conv-TasNet with its causal norm": (TasNet, 1),
     "SEANet with a codebook": (codec, 1),
     "WaveNet with conditions": (ConditionedWaveNet, 2),
     "U-Net of spectra": (SpectralUNet, 16),
     "Res2Net": (Res2Net, 3),
+    "DLinear's decomposition": (Decomposition, 3),
 }

@@ -132,6 +132,7 @@ def embeddings(draw: Any) -> Case:
 def jumps(draw: Any) -> Case:
     """Remainders, counts, and where something stands."""
     channels = draw(st.integers(2, 5))
+    levels = torch.linspace(-0.8, 0.9, channels).unsqueeze(1)
     functions: list[Callable[[Tensor], Tensor]] = [
         lambda x: x % 3 + torch.remainder(x, torch.tensor(-0.75)) - torch.fmod(x, 0.5) + 3 % (x.abs() + 1),
         lambda x: x // 2 + torch.div(x, 0.5, rounding_mode="floor") - torch.div(x, 0.5, rounding_mode="trunc"),
@@ -139,6 +140,10 @@ def jumps(draw: Any) -> Case:
         lambda x: torch.copysign(x * 2, x.flip(1)) + torch.heaviside(x, torch.tensor(0.5)),
         lambda x: torch.cat([(x > 0).sum(1, keepdim=True), x.count_nonzero(1).unsqueeze(1)], 1) * 0.5,
         lambda x: (x > 0).sum(1, keepdim=True, dtype=torch.float32) * x,
+        lambda x: torch.isclose(x, levels, 0.1, 0.2) * x + torch.isclose(x, torch.where(x > 1, torch.nan, x), equal_nan=True),
+        lambda x: (
+            torch.bucketize(x.contiguous(), levels[:, 0]) + torch.searchsorted(levels[:, 0], x.contiguous(), side="right") * x
+        ),
         lambda x: torch.cat([x.max(1, keepdim=True).indices, torch.min(x, 1, True)[1], x.argsort(1)], 1),
         lambda x: torch.cat([x.topk(2, 1).indices, x.sort(dim=1, descending=True)[1], x.median(1, True)[1]], 1) * x[:, :1],
     ]

@@ -101,6 +101,38 @@ def edge_padding(draw: Any) -> Case:
     return nn.Sequential(*draw(st.sampled_from(shapes))), channels
 
 
+@st.composite
+def repeated_edges(draw: Any) -> Case:
+    """Padding written as a concatenation with the first frame and the last one, as decompositions into trend and season have it."""
+    channels, left, right = draw(CHANNELS), draw(st.integers(0, 3)), draw(st.integers(0, 3))
+    conv = nn.Conv1d(channels, channels, 3, 1, 1)
+
+    def trend(x: Tensor) -> Tensor:
+        y = x.permute(0, 2, 1)
+        front, end = y[:, 0:1, :].repeat(1, left, 1), y[:, -1:, :].repeat(1, left, 1)
+        return F.avg_pool1d(torch.cat([front, y, end], dim=1).permute(0, 2, 1), 2 * left + 1, 1)
+
+    def written_to(x: Tensor) -> Tensor:
+        y = conv(x)
+        before, shown = y[..., :1].clone(), y[..., -1:]
+        y += 1
+        z = conv(x)
+        return (
+            torch.cat([y, shown.expand(-1, -1, right)], -1)
+            + torch.cat([z, z[..., -1:].repeat_interleave(right, -1)], -1) * (before.shape[-1])
+        )
+
+    ways = [
+        lambda x: torch.cat([x[..., :1]] * left + [x, x[:, :, -1:].expand(-1, -1, right)], -1),
+        lambda x: torch.diff(x, prepend=x[..., :1]),
+        lambda x: torch.diff(x[..., right:], n=left + 1, prepend=x[..., right:][..., :1].contiguous()),
+        lambda x: x - trend(x),
+        written_to,
+    ]
+    after = draw(st.sampled_from([nn.Identity(), nn.Conv1d(channels, 2, draw(st.integers(1, 3)))]))
+    return nn.Sequential(Function(draw(st.sampled_from(ways)), conv), after), channels
+
+
 class Checking(nn.Module):
     """Checks the length before it works, and crops by arithmetic on it."""
 
@@ -268,6 +300,7 @@ def whole_blocks(draw: Any) -> Case:
 TABLE: dict[str, st.SearchStrategy[Case]] = {
     "F.pad": padding(),
     "cat with constants": concatenated_padding(),
+    "cat with the first and the last frame": repeated_edges(),
     "crop": crop(),
     "skips of other lengths": skipping(),
     "beginnings cut off": gated(),

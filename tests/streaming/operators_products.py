@@ -44,6 +44,7 @@ def products(draw: Any) -> Case:
         lambda x: torch.einsum("bthk,hdk,btgk->bdgt", split(x).tanh(), each, split(x)).flatten(1, 2),
         lambda x: torch.einsum("bct,c", x, whole[0]).unsqueeze(1) - torch.einsum("bct->bt", x).unsqueeze(1),
         lambda x: torch.einsum("bct,c->bct", x, whole[0]),
+        lambda x: torch.tensordot(x.mT, whole, dims=([-1], [1])).mT + torch.tensordot(whole, x.tanh(), ([1], [1])).transpose(0, 1),
         lambda x: join(bilinear(split(x), split(x).tanh())),
     ]
     before = draw(st.sampled_from([nn.Identity(), nn.Conv1d(channels, channels, 3, 2, 1), nn.ZeroPad1d((2, 1))]))

@@ -149,7 +149,13 @@ def positions(draw: Any) -> Case:
     def of_less(x: Tensor) -> Tensor:
         return x[..., :-2] * torch.arange(x.shape[-1] - 2)
 
-    ways = [sines, running, numbered, beyond, faded, turned, beside, filled_up, of_less]
+    def in_turns(x: Tensor) -> Tensor:
+        y, frame = conv(x), torch.arange(x.shape[-1])
+        return torch.cat([y, (torch.arange(start, y.shape[-1] + start) * step % 3).view(1, 1, -1).float()], 1)[:, -2:] + conv(
+            x * (frame % step == 0) + torch.sin(frame * 0.5) + 1 / (1 + frame / 4)
+        ).mean(1, keepdim=True)
+
+    ways = [sines, running, numbered, beyond, faded, turned, beside, filled_up, of_less, in_turns]
     return Function(draw(st.sampled_from(ways)), conv), channels
 
 

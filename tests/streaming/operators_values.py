@@ -66,6 +66,9 @@ def reductions(draw: Any) -> Case:
         lambda x: F.normalize(x.tanh() + 2) + x.norm(p=1, dim=1, keepdim=True),
         lambda x: torch.linalg.vector_norm(x, dim=1, keepdim=True) * F.softmin(x, 1),
         lambda x: torch.norm(x, dim=1, keepdim=True) + torch.linalg.norm(x, 1, 1, True) + torch.norm(x, p=2, dim=1, keepdim=True),
+        lambda x: torch.hstack(
+            [*torch.var_mean(x, 1, correction=0, keepdim=True), torch.std_mean(x.mT, -1, correction=0)[1].unsqueeze(1)]
+        ),
         lambda x: F.cosine_similarity(x.tanh() - 2, x.tanh() + 2, dim=1).unsqueeze(1),
     ]
     two: list[Callable[[Tensor], Tensor]] = [
@@ -152,6 +155,11 @@ def of_two_numbers(draw: Any) -> Case:
         lambda x: F.pairwise_distance(x.mT, 2 - x.mT.sigmoid(), keepdim=True).mT,
         lambda x: F.local_response_norm(x, 3, alpha=0.5) + F.local_response_norm(x, 2, beta=0.5, k=2.0),
         lambda x: torch.baddbmm(torch.ones(1, 1, 1), x.mT, levels.unsqueeze(0), alpha=0.5).mT,
+        lambda x: (
+            torch.linalg.cross(x.repeat(1, 3, 1)[:, :3], levels.repeat(3, 1)[None, :3], dim=1)
+            + torch.cross(x[:, [0, 1, 0]], x[:, [1, 1, 0]].tanh(), dim=1)
+        ),
+        lambda x: torch.special.expit(x) + torch.special.log1p(x.abs()) + torch.special.softmax(x, 1),
         lambda x: torch.erfinv(x.tanh() * 0.9) + torch.deg2rad(x) + torch.logit(x.sigmoid() * 0.8 + 0.1) + F.rrelu(x),
     ]
     return draw(surrounded(functions, channels))

@@ -291,3 +291,29 @@ def test_a_value_is_not_written_into_a_constant(function: Callable[[Tensor], Ten
 
     assert "values written into a constant" in told(caught)
     assert "torch.zeros_like(x)" in told(caught)
+
+
+NUMBERED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "plus one, rounded twice": lambda x, frame: x * 0 + (frame.float() + 1) + 1,
+    "minus one as a whole number": lambda x, frame: x * 0 + (frame - 1),
+    "a third": lambda x, frame: x * 0 + frame / 3,
+    "scaled": lambda x, frame: x * 0 + frame * 0.001 + (3 * frame).float(),
+    "in turns": lambda x, frame: x * 0 + (frame + 5) % 1000 + torch.remainder(frame * 7, 50),
+    "the remainder of a float32": lambda x, frame: x * 0 + frame.float() % 1000,
+}
+
+
+@pytest.mark.parametrize("name", NUMBERED)
+def test_frames_are_numbered_as_torch_rounds_them_after_months(name: str) -> None:
+    function = NUMBERED[name]
+    frames = torch.randn(9, 1)
+
+    for begun in (0, 2**24 - 3, 2**31 + 12_345):
+        program = convert(Function(lambda x: function(x, torch.arange(x.shape[-1]))), 1)
+        state = program.new_state(2)
+        state.frames[1] = begun
+        made = program.step(state, torch.tensor([1]), Ragged(frames, torch.tensor([len(frames)]))).values
+
+        expected = function(frames.t().unsqueeze(0), torch.arange(begun, begun + len(frames)))
+
+        assert same_bits(made, expected.squeeze(0).t())

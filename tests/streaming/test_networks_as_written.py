@@ -51,14 +51,6 @@ class SqueezeExcite(nn.Module):
         return x * self.excite(self.squeeze(x).view(batch, channels)).view(batch, channels, 1)
 
 
-class Decomposition(nn.Module):
-    """Of DLinear: the first and the last frame are repeated by hand."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        front, end = x[..., :1].repeat(1, 1, 2), x[..., -1:].repeat(1, 1, 2)
-        return x - nn.functional.avg_pool1d(torch.cat([front, x, end], -1), 5, 1)
-
-
 class Cells(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +90,6 @@ class Named(nn.Module):
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "TimesNet": (TimesNet, "x.unfold(-1, size, hop) @ matrix"),
     "squeeze and excite": (SqueezeExcite, "service.nn.SlidingMean"),
-    "DLinear": (Decomposition, "mode='replicate'"),
     "cells in a loop": (Cells, "Use nn.LSTM, nn.GRU, cumsum or register_streamer"),
     "a scan in a loop": (Scan, "as in a loop over time"),
     "a table of positions": (TableOfPositions, "to cut a constant to it"),

@@ -210,7 +210,7 @@ def test_a_recurrence_that_does_not_fit_is_refused(module: nn.RNNBase) -> None:
 
 def caught(x: Tensor) -> Tensor:
     try:
-        return x + torch.special.expit(x)
+        return x + torch.special.bessel_j0(x)
     except Exception:
         return x
 

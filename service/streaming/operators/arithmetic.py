@@ -1,9 +1,8 @@
-"""Sums, differences, products and quotients of values with each other and with constants; concatenation and parts of channels."""
+"""Sums, differences, products and quotients of values with each other and with constants; parts of channels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 from types import BuiltinFunctionType
 from typing import Any
 
@@ -11,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from service.streaming.axes import BATCH, ONE, Axes, Kind, factor
+from service.streaming.axes import Axes, Kind, factor
 from service.streaming.lowering import lowers
 from service.streaming.operator import Pointwise
 from service.streaming.operators.casting import kind_of
-from service.streaming.operators.dimensions import broadcast, outermost, place_of
+from service.streaming.operators.dimensions import broadcast, place_of
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
@@ -63,18 +62,6 @@ class WithConstant(Pointwise):
     def describe(self) -> str:
         constant = "" if isinstance(self.constant, Tensor) else self.constant
         return f"{self.name}({constant}, reflected={self.reflected})"
-
-
-class Concatenation(Pointwise):
-    """`torch.cat` on channels."""
-
-    name = "cat"
-
-    def __init__(self, channels: int) -> None:
-        self.channels = channels
-
-    def compute(self, rows: Sequence[Rows], out: Rows | None) -> Rows:
-        return torch.cat(list(rows), 1) if out is None else torch.cat(list(rows), 1, out=out)
 
 
 def maximum(a: Tensor, b: Tensor | float) -> Tensor:
@@ -209,53 +196,6 @@ def with_constant(trace: Trace, symbol: Symbol, constant: Any) -> tuple[Symbol, 
         return symbol, values, axes
     places = torch.arange(axes.channels).as_strided(axes.sizes, axes.strides).reshape(-1)
     return symbol, torch.empty_like(values).index_copy_(0, places, values), axes
-
-
-@lowers("cat", "concat", "concatenate", any_kind=True)
-def cat(trace: Trace, tensors: Sequence[Any], dim: int = 0) -> Symbol:
-    symbols = _of_one_batch([tensor for tensor in tensors if isinstance(tensor, Symbol)])
-    first = symbols[0]
-    dim = place_of(trace, first, dim)
-    if dim == first.axes.time_dim and len(symbols) == 1:
-        return _padded_by_constants(trace, tensors, first)
-    if len(symbols) != len(tensors) or len({symbol.axes.letters for symbol in symbols}) != 1:
-        trace.refuse("cat with constants or of mixed layouts", "Concatenate values of one layout; pad with F.pad.")
-    if first.axes.each[dim].kind is not Kind.FACTOR:
-        trace.refuse("cat over time or batch", "Concatenate channels; to pad, use F.pad.")
-    if len({symbol.axes.without(dim).sizes for symbol in symbols}) != 1:
-        trace.refuse(f"cat of {' and '.join(str(symbol.axes) for symbol in symbols)}", "The module itself would raise here.")
-    check_rates(trace, "cat", symbols)
-    whole = [outermost(trace, symbol, dim) for symbol in symbols]
-    width = sum(symbol.axes.each[dim].size for symbol in symbols)
-    axes = whole[0].axes.replaced(dim, factor(width, first.channels // first.axes.each[dim].size))
-    dtype = reduce(torch.promote_types, (symbol.dtype for symbol in symbols))
-    return trace.add_each(Concatenation(axes.channels), *whole, axes=axes, dtype=dtype)
-
-
-def _of_one_batch(symbols: Sequence[Symbol]) -> list[Symbol]:
-    """A dimension of size 1 where others have the batch is the batch."""
-    places = {place for symbol in symbols for place, axis in enumerate(symbol.axes.each) if axis == BATCH}
-    if len(places) != 1 or len({symbol.ndim for symbol in symbols}) != 1:
-        return list(symbols)
-    (place,) = places
-    return [symbol.seen_as(symbol.axes.replaced(place, BATCH)) if symbol.axes.each[place] == ONE else symbol for symbol in symbols]
-
-
-def _padded_by_constants(trace: Trace, tensors: Sequence[Any], symbol: Symbol) -> Symbol:
-    """`torch.cat([zeros, x], -1)`: another way to write a padding."""
-    place = next(place for place, tensor in enumerate(tensors) if tensor is symbol)
-    constants = [tensor for tensor in tensors if tensor is not symbol and tensor.numel()]
-    values = torch.unique(torch.cat([constant.flatten() for constant in constants])) if constants else torch.zeros(1)
-    time = symbol.axes.time_dim
-    shape = [axis.size for axis in symbol.axes.each]
-    for constant in constants:
-        shape[time] = constant.shape[time] if constant.ndim == symbol.ndim else 0
-        if list(constant.shape) != shape or constant.dtype != symbol.dtype or len(values) != 1:
-            trace.refuse("cat over time with other constants than one repeated number", "Pad with F.pad.")
-    sides = [sum(tensor.shape[time] for tensor in part) for part in (tensors[:place], tensors[place + 1 :])]
-    padding = [0, 0] * (symbol.ndim - 1 - time) + sides
-    padded: Symbol = trace.call("pad", (symbol, padding), {"value": float(values[0])})
-    return padded
 
 
 def part(trace: Trace, symbol: Symbol, kept: slice, dim: int | None = None) -> Symbol:

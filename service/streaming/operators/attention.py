@@ -17,7 +17,8 @@ from service.streaming.lowering import lowers_module
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Banded
 from service.streaming.operators.affine import Linear
-from service.streaming.operators.arithmetic import Concatenation, check_rates, part
+from service.streaming.operators.arithmetic import check_rates, part
+from service.streaming.operators.concatenation import Concatenation
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 

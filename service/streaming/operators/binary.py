@@ -12,11 +12,8 @@ from service.streaming.lowering import lowers
 from service.streaming.operators.accumulation import log_add_exp
 from service.streaming.operators.arithmetic import lower_binary
 from service.streaming.operators.casting import cast, kind_of
-from service.streaming.symbol import Symbol
+from service.streaming.symbol import LARGEST_WHOLE, Symbol
 from service.streaming.tracing import Trace
-
-LARGEST_WHOLE = 1 << 24
-"""Up to which a float32 is every whole number."""
 
 
 def atan2(y: Tensor, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -67,7 +68,13 @@ def outer(input: Any, vec2: Any) -> Any:
     return input.unsqueeze(1) * vec2
 
 
-for _function in (addcmul, addcdiv, outer, addmm, baddbmm, heaviside, nansum, nanmean, local_response_norm):
+def isclose(input: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Any:
+    apart = (input - other).abs()
+    close = (input == other) | ((apart < math.inf) & (apart <= atol + abs(rtol * other)))
+    return close | ((input != input) & (other != other)) if equal_nan else close
+
+
+for _function in (addcmul, addcdiv, isclose, outer, addmm, baddbmm, heaviside, nansum, nanmean, local_response_norm):
     _lower_composed(_function.__name__, _function)
 
 
@@ -119,6 +126,21 @@ _lower_loss("huber_loss", huber)
 @lowers("pairwise_distance")
 def pairwise_distance(trace: Trace, x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Symbol:
     return norm(trace, x1 - x2 + eps, p, -1, keepdim)
+
+
+@lowers("linalg_cross")
+def linalg_cross(trace: Trace, input: Any, other: Any, *, dim: int = -1) -> Any:
+    if input.ndim != other.ndim or input.shape[dim] != 3 or other.shape[dim] != 3:
+        trace.refuse(f"{trace.calling} of other than two times three numbers", "The module itself would raise here.")
+    a, b = input.unbind(dim), other.unbind(dim)
+    return torch.stack([a[x] * b[y] - a[y] * b[x] for x, y in ((1, 2), (2, 0), (0, 1))], dim)
+
+
+@lowers("cross")
+def cross(trace: Trace, input: Any, other: Any, dim: int | None = None) -> Any:
+    if dim is None:
+        trace.refuse("cross without a dimension", "Name the one of size 3, as torch advises too.")
+    return linalg_cross(trace, input, other, dim=dim)
 
 
 class LeastAndMost(NamedTuple):

@@ -1,4 +1,4 @@
-"""Products that sum over channels: `einsum`, `matmul`, `bmm`, `bilinear`.
+"""Products that sum over channels: `einsum`, `matmul`, `bmm`, `tensordot`, `bilinear`.
 
 Everything is brought to one form: every dimension of the two factors and of the result has a label. A label in both factors and in
 the result is *shared*, one in both and not in the result is *summed*, the others are the factors' *own*.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from string import ascii_lowercase
 from typing import Any
 
 import torch
@@ -256,6 +257,20 @@ def _of_constants(a: Factor, b: Factor, kept: Sequence[str]) -> Factor:
     numbers = {label: place for place, label in enumerate(dict.fromkeys((*a.labels, *b.labels)))}
     lists = [[numbers[label] for label in labels] for labels in (a.labels, b.labels, kept)]
     return Factor(torch.einsum(a.tensor, lists[0], b.tensor, lists[1], lists[2]), tuple(kept))
+
+
+@lowers("tensordot")
+def tensordot(trace: Trace, a: Any, b: Any, dims: Any = 2) -> Symbol:
+    _checked(trace, [a, b])
+    if isinstance(dims, int):
+        dims = (range(a.ndim - dims, a.ndim), range(dims))
+    left, right = ([summed] if isinstance(summed, int) else list(summed) for summed in dims)
+    letters = iter(ascii_lowercase)
+    first, second = ([next(letters) for _ in range(tensor.ndim)] for tensor in (a, b))
+    for one, other in zip(left, right, strict=True):
+        second[other] = first[one]
+    result = [letter for letter in (*first, *second) if (letter in first) != (letter in second)]
+    return einsum(trace, f"{''.join(first)},{''.join(second)}->{''.join(result)}", a, b)
 
 
 @lowers("bilinear")

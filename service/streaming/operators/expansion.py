@@ -39,3 +39,6 @@ class Interleave(Expansion):
 
     def compute(self, rows: Float[Tensor, "M factor*C"]) -> Float[Tensor, "M*factor C"]:
         return rows.reshape(-1, self.channels)
+
+    def describe(self) -> str:
+        return f"interleave({self.factor})"

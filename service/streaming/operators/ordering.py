@@ -1,15 +1,17 @@
-"""Extremes, orders and ranks of the channels of a frame, and where they stand."""
+"""Extremes, orders and ranks of the channels of a frame, and where they stand; where numbers stand among constant boundaries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from service.streaming.lowering import lowers
+from service.streaming.operator import Pointwise
 from service.streaming.operators.reduction import along, reduced
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
@@ -98,3 +100,39 @@ def argsort(trace: Trace, symbol: Symbol, dim: int = -1, descending: bool = Fals
 def topk(trace: Trace, symbol: Symbol, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> WithIndices:
     function = partial(torch.topk, k=k, dim=1, largest=largest, sorted=sorted)
     return both(trace, partial(along, dim=dim, size=k, parameters=largest), symbol, "topk", function)
+
+
+class Buckets(Pointwise):
+    """How many of the boundaries, in ascending order, are below a number, or with `right` not above it."""
+
+    name = "bucketize"
+
+    def __init__(self, channels: int, boundaries: Float[Tensor, "n"], right: bool) -> None:
+        self.channels = channels
+        self.boundaries = boundaries
+        self.right = right
+
+    def compute(self, rows: Sequence[Float[Tensor, "M C"]], out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
+        found = torch.bucketize(rows[0], self.boundaries, right=self.right)
+        return found.to(rows[0].dtype) if out is None else out.copy_(found)
+
+    def weights(self) -> tuple[Tensor, ...]:
+        return (self.boundaries,)
+
+    def describe(self) -> str:
+        return f"bucketize(right={self.right})"
+
+
+@lowers("bucketize")
+def bucketize(trace: Trace, symbol: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Symbol:
+    if not isinstance(symbol, Symbol) or getattr(boundaries, "dtype", None) is not torch.float32 or boundaries.ndim != 1:
+        trace.refuse(f"{trace.calling} among computed boundaries, or of another kind", "Give them as a float32 tensor [n].")
+    operator = Buckets(symbol.channels, boundaries.detach().contiguous(), right)
+    return trace.add_each(operator, symbol, dtype=torch.int32 if out_int32 else torch.int64)
+
+
+@lowers("searchsorted")
+def searchsorted(
+    trace: Trace, sorted_sequence: Any, symbol: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None
+) -> Symbol:
+    return bucketize(trace, symbol, sorted_sequence, out_int32=out_int32, right=right or side == "right")

@@ -21,10 +21,16 @@ from service.streaming.tracing import Trace
 
 
 class EdgePadding(Windowed):
-    """`F.pad(x, (left, right), mode)` with mode replicate or reflect."""
+    """`F.pad(x, (left, right), mode)` with mode replicate or reflect.
 
-    def __init__(self, edge: Edge, channels: int, left: int, right: int) -> None:
+    With `empty` a value without frames has no edge either, and stays as it is; else the module raises.
+    """
+
+    end_varies = True
+
+    def __init__(self, edge: Edge, channels: int, left: int, right: int, empty: bool = False) -> None:
         self.name = f"{edge.value}_pad"
+        self.empty = empty
         self.edge = edge
         self.channels = channels
         self.left = left
@@ -36,11 +42,13 @@ class EdgePadding(Windowed):
         # A reflected beginning is known once the element that its first one mirrors is there.
         least = self.left + 1 if self.edge is Edge.REFLECT else 1
         ready = Count.derive(lambda r: np.where(r >= least, r + self.left, 0), timeline.ready, reach=self.reach)
-        return Timeline(ready, Count.derive(lambda t: t + self.left + self.right, timeline.total))
+        sides = self.left + self.right
+        total = Count.derive(lambda t: np.where((t > 0) | (not self.empty), t + sides, 0), timeline.total, reach=1)
+        return Timeline(ready, total)
 
     def legal(self, *totals: Frames) -> Flags:
         furthest = max(self.left, self.right) if self.edge is Edge.REFLECT else 0
-        return np.asarray(totals[0] > furthest)
+        return np.asarray((totals[0] > furthest) | self.empty)
 
     def needs(self, first: Frames) -> Frames:
         # The end, whenever it comes, looks back from the last element by as much as it pads.
@@ -54,6 +62,9 @@ class EdgePadding(Windowed):
     def compute(self, windows: Windows, out: Float[Tensor, "M C"] | None) -> Float[Tensor, "M C"]:
         rows = windows.values.squeeze(1)
         return rows if out is None else out.copy_(rows)
+
+    def describe(self) -> str:
+        return f"{self.name}({self.left})" + " or nothing" * self.empty
 
 
 class Border(Pointwise):
@@ -92,12 +103,12 @@ def pad_channels(trace: Trace, symbol: Symbol, place: int, sides: tuple[int, int
     return trace.add(operator, [symbol], axes=axes, dtype=symbol.dtype)
 
 
-def pad_with_edge(trace: Trace, symbol: Symbol, left: int, right: int, mode: str) -> Symbol:
+def pad_with_edge(trace: Trace, symbol: Symbol, left: int, right: int, mode: str, empty: bool = False) -> Symbol:
     """The symbol, padded on both sides of time with its own edge."""
     if min(left, right) < 0:
         trace.refuse(f"{mode} padding by a negative amount", "Crop with a slice.")
     whole = symbol.reading(trace.graph.settled(symbol.reads, trace.where()))
-    return trace.add(EdgePadding(Edge(mode), symbol.channels, left, right), [whole])
+    return trace.add(EdgePadding(Edge(mode), symbol.channels, left, right, empty), [whole])
 
 
 def pad_to_length(trace: Trace, symbol: Symbol, left: int, right: Length, fill: float) -> Symbol:

@@ -292,3 +292,10 @@ def zeros_like(trace: Trace, symbol: Symbol, **settings: Any) -> Symbol:
 @lowers("ones_like", any_kind=True)
 def ones_like(trace: Trace, symbol: Symbol, **settings: Any) -> Symbol:
     return full_like(trace, symbol, 1, **settings)
+
+
+@lowers("empty_like", any_kind=True)
+def empty_like(trace: Trace, symbol: Symbol, *, dtype: torch.dtype | None = None, **settings: Any) -> Symbol:
+    """Torch leaves anything in what is never written; here it is NaN, where there is such a number."""
+    kind = dtype or symbol.dtype
+    return full_like(trace, symbol, math.nan if kind.is_floating_point else 0, dtype=kind, **settings)

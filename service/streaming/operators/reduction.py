@@ -132,8 +132,24 @@ def _lower_spread(name: str, function: Callable[..., Tensor]) -> None:
         return reduced(trace, symbol, name, partial(function, correction=degrees), dim, keepdim, degrees)
 
 
-_lower_spread("var", variance)
-_lower_spread("std", deviation)
+def _lower_spread_and_mean(name: str, spread: str) -> None:
+    @lowers(name)
+    def lowering(
+        trace: Trace,
+        symbol: Symbol,
+        dim: Any = None,
+        unbiased: bool = True,
+        keepdim: bool = False,
+        *,
+        correction: float | None = None,
+    ) -> tuple[Symbol, Symbol]:
+        degrees = float(unbiased) if correction is None else correction
+        return trace.call(spread, (symbol, dim), {"keepdim": keepdim, "correction": degrees}), symbol.mean(dim, keepdim)
+
+
+for _name, _function in (("var", variance), ("std", deviation)):
+    _lower_spread(_name, _function)
+    _lower_spread_and_mean(f"{_name}_mean", _name)
 
 
 @lowers("norm", "linalg_vector_norm")

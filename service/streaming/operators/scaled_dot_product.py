@@ -6,8 +6,9 @@ from typing import Any
 
 from service.streaming.axes import Axes, factor
 from service.streaming.lowering import lowers
-from service.streaming.operators.arithmetic import Concatenation, check_rates
+from service.streaming.operators.arithmetic import check_rates
 from service.streaming.operators.attention import attended, banded
+from service.streaming.operators.concatenation import Concatenation
 from service.streaming.operators.dimensions import factors_of
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace

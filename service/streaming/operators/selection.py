@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from service.streaming.axes import Axes, factor
+from service.streaming.edges import EdgeFrame
 from service.streaming.lowering import lowers
 from service.streaming.operator import Pointwise
 from service.streaming.operators.arithmetic import Constant, check_rates, maximum, minimum, with_constant
@@ -189,7 +190,7 @@ def setitem(trace: Trace, symbol: Symbol, key: Any, value: Any) -> None:
         trace.overwrite(symbol, masked_fill(trace, symbol, key, value))
         return
     part = getitem(trace, symbol, key)
-    if part.memory is not symbol.memory or part.stored != symbol.stored:
+    if isinstance(part, EdgeFrame) or part.memory is not symbol.memory or part.stored != symbol.stored:
         trace.refuse(
             "an assignment to some of the frames, or to listed channels",
             "Assign to slices of channels; put parts together with torch.cat, or choose by torch.where.",

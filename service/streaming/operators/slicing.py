@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from service.streaming.axes import Kind, factor
+from service.streaming.edges import EdgeFrame
 from service.streaming.graph import Select
 from service.streaming.length import Length
 from service.streaming.lowering import lowers
@@ -33,7 +34,7 @@ BEGINNINGS = (
 
 
 @lowers("getitem", any_kind=True)
-def getitem(trace: Trace, symbol: Symbol, key: Any) -> Symbol:
+def getitem(trace: Trace, symbol: Symbol, key: Any) -> Symbol | EdgeFrame:
     keys = list(key) if isinstance(key, tuple) else [key]
     named = [item for item in keys if item is not None and item is not Ellipsis]
     if any(isinstance(item, Symbol) for item in named):
@@ -44,6 +45,9 @@ def getitem(trace: Trace, symbol: Symbol, key: Any) -> Symbol:
         trace.refuse(f"indexing with {key!r}", "Slices of channels and of time, and numbers of channels, are what streams.")
     place = next((place for place, item in enumerate(keys) if item is Ellipsis), len(keys))
     full = [*keys[:place], *[EVERYTHING] * room, *keys[place + 1 :]]
+    edge = _edge(symbol, full)
+    if edge is not None:
+        return edge
     dim = 0
     for item in full:
         if item is None:
@@ -57,6 +61,21 @@ def getitem(trace: Trace, symbol: Symbol, key: Any) -> Symbol:
             symbol = picked(trace, symbol, dim, item)
         dim += 1
     return symbol
+
+
+def _edge(symbol: Symbol, keys: Sequence[Any]) -> EdgeFrame | None:
+    """`x[..., :1]` and `x[..., -1:]`; None for all else."""
+    if len(keys) != symbol.ndim or any(isinstance(item, int | list | Tensor) or item is None for item in keys):
+        return None
+    time = symbol.axes.time_dim
+    if any(item != EVERYTHING for dim, item in enumerate(keys) if dim != time):
+        return None
+    bounds = (keys[time].start, keys[time].stop, keys[time].step)
+    if any(isinstance(bound, Length) for bound in bounds):
+        return None
+    if bounds in ((None, 1, None), (0, 1, None)):
+        return EdgeFrame(symbol, last=False)
+    return EdgeFrame(symbol, last=True) if bounds == (-1, None, None) else None
 
 
 def _sliced(trace: Trace, symbol: Symbol, dim: int, kept: slice) -> Symbol:
