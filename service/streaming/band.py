@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from service.streaming.length import Length
+from service.streaming.standin import StandIn
 
 if TYPE_CHECKING:
     from service.streaming.tracing import Trace
@@ -59,20 +59,12 @@ ALIASES = {
 TYPES = {"bool": torch.bool, "float": torch.float32, "long": torch.int64, "int": torch.int32}
 
 
-class OverTimes(ABC):
-    """What both kinds share: torch functions and tensor methods are looked up by name."""
-
-    device = torch.device("cpu")
-    requires_grad = False
-    is_sparse = is_nested = False
+class OverTimes(StandIn):
+    """What both kinds share."""
 
     def __init__(self, trace: Trace, length: Length) -> None:
         self.trace = trace
         self.length = length
-
-    @abstractmethod
-    def call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """The result of a torch function or tensor method; refused where it is no function of distances."""
 
     def refuse(self, what: str) -> NoReturn:
         self.trace.refuse(f"{what} of times", REMEDY)
@@ -83,13 +75,6 @@ class OverTimes(ABC):
         found = [argument for argument in (*args, *kwargs.values()) if isinstance(argument, OverTimes)]
         first = next((argument for argument in found if isinstance(argument, Band)), found[0])
         return first.call(function.__name__, args, kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or not hasattr(Tensor, name):
-            raise AttributeError(name)
-        if not callable(getattr(Tensor, name)):
-            self.refuse(name)
-        return lambda *args, **kwargs: self.call(name, (self, *args), kwargs)
 
     def bounded(self, *numbers: float) -> None:
         """Refuses numbers whose effect would lie where nobody looks; those far beyond are what masks are filled with."""
@@ -102,41 +87,7 @@ def _branch(self: OverTimes) -> NoReturn:
     self.refuse("a branch on a mask")
 
 
-def _operator(name: str) -> Callable[..., Any]:
-    return lambda self, *args: self.call(name, (self, *args), {})
-
-
-for _name in (
-    "add",
-    "radd",
-    "sub",
-    "rsub",
-    "mul",
-    "rmul",
-    "truediv",
-    "rtruediv",
-    "floordiv",
-    "rfloordiv",
-    "mod",
-    "rmod",
-    "pow",
-    "rpow",
-    "matmul",
-    "rmatmul",
-    "neg",
-    "abs",
-    "getitem",
-    "and",
-    "or",
-    "rand",
-    "ror",
-    "invert",
-):
-    setattr(OverTimes, f"__{_name}__", _operator(_name))
-for _name in RELATIONS:
-    setattr(OverTimes, f"__{_name}__", _operator(_name))
 OverTimes.__bool__ = _branch  # type: ignore[attr-defined]
-OverTimes.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 class Band(OverTimes):

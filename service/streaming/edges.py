@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
 from service.streaming.memory import Memory
+from service.streaming.standin import StandIn, found_in
 from service.streaming.symbol import Symbol
 
 REMEDY = (
@@ -20,13 +20,9 @@ TAKEN = ("cat", "concat", "concatenate", "diff")
 """Functions that take them, beside their own value."""
 
 
-class EdgeFrame:
+class EdgeFrame(StandIn):
     """The first frame of `symbol`, or its last one, `count` times; where it is `expanded`, the module raises for a value without
     frames, else none are repeated."""
-
-    device = torch.device("cpu")
-    requires_grad = False
-    is_sparse = is_nested = False
 
     def __init__(self, symbol: Symbol, last: bool, count: int = 1, expanded: bool = False) -> None:
         self.symbol = symbol
@@ -58,7 +54,6 @@ class EdgeFrame:
         return self.symbol.stored == symbol.stored and self.symbol.axes == symbol.axes
 
     def call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """The result of a torch function or tensor method."""
         if name in TAKEN:
             return self.symbol.tracing.call(name, args, kwargs)
         if not args or args[0] is not self:
@@ -110,32 +105,5 @@ class EdgeFrame:
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        frame = next(edges_in([*args, *(kwargs or {}).values()]))
+        frame = next(found_in([*args, *(kwargs or {}).values()], EdgeFrame))
         return frame.call(function.__name__, args, kwargs or {})
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or not hasattr(Tensor, name):
-            raise AttributeError(name)
-        if not callable(getattr(Tensor, name)):
-            self.refuse(name)
-        return lambda *args, **kwargs: self.call(name, (self, *args), kwargs)
-
-
-def _operator(name: str) -> Callable[..., Any]:
-    return lambda self, *_: self.refuse(name)
-
-
-for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "floordiv", "mod"):
-    setattr(EdgeFrame, f"__{_name}__", _operator(_name))
-    setattr(EdgeFrame, f"__r{_name}__", _operator(_name))
-for _name in ("neg", "abs", "getitem", "setitem", "lt", "le", "gt", "ge", "bool", "float", "int", "iter", "len"):
-    setattr(EdgeFrame, f"__{_name}__", _operator(_name))
-
-
-def edges_in(arguments: Sequence[Any]) -> Iterator[EdgeFrame]:
-    """All of them in a call's arguments, lists and tuples included."""
-    for argument in arguments:
-        if isinstance(argument, EdgeFrame):
-            yield argument
-        elif isinstance(argument, list | tuple):
-            yield from edges_in(argument)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from service.streaming.standin import found_in
 from service.streaming.timeline import Count, Frames
 
 if TYPE_CHECKING:
@@ -274,8 +275,4 @@ Length.__hash__ = _refusing("looked up in a set or dictionary")  # type: ignore[
 
 def lengths_in(arguments: Sequence[Any]) -> Iterator[Length]:
     """All lengths in a call's arguments, lists and tuples included."""
-    for argument in arguments:
-        if isinstance(argument, Length):
-            yield argument
-        elif isinstance(argument, list | tuple):
-            yield from lengths_in(argument)
+    return found_in(arguments, Length)

@@ -13,6 +13,7 @@ from service.streaming.axes import Axes, Kind
 from service.streaming.graph import View
 from service.streaming.length import Length
 from service.streaming.memory import Memory
+from service.streaming.standin import found_in
 
 if TYPE_CHECKING:
     from service.streaming.tracing import Trace
@@ -205,8 +206,4 @@ Symbol.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 def symbols_in(arguments: Sequence[Any]) -> Iterator[Symbol]:
     """All symbols in a call's arguments, lists and tuples included."""
-    for argument in arguments:
-        if isinstance(argument, Symbol):
-            yield argument
-        elif isinstance(argument, list | tuple):
-            yield from symbols_in(argument)
+    return found_in(arguments, Symbol)

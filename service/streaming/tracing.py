@@ -24,7 +24,7 @@ from service.errors import NotStreamable
 from service.streaming.arguments import arranged
 from service.streaming.axes import Axes
 from service.streaming.copying import eval_copy, traced_modules
-from service.streaming.edges import TAKEN, EdgeFrame, edges_in
+from service.streaming.edges import TAKEN, EdgeFrame
 from service.streaming.factories import symbolic_factories
 from service.streaming.fingerprint import network
 from service.streaming.graph import Channels, Graph, View
@@ -34,6 +34,7 @@ from service.streaming.numerics import Numerics
 from service.streaming.operator import Operator
 from service.streaming.paths import Way, merged
 from service.streaming.positions import as_values
+from service.streaming.standin import found_in
 from service.streaming.symbol import Layout, Symbol, symbols_in
 from service.streaming.timeline import Count
 
@@ -170,7 +171,7 @@ class Trace:
         if torch.is_autocast_enabled("cpu"):
             self.refuse(f"{name} under torch.autocast", "Leave it out, and set the program's precision to bfloat16.")
         try:
-            edge = next(edges_in([*args, *kwargs.values()]), None)
+            edge = next(found_in([*args, *kwargs.values()], EdgeFrame), None)
             if edge is not None and name not in TAKEN:
                 edge.refuse(name)
             if not takes_any_kind(lowering):

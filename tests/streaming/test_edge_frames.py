@@ -28,6 +28,8 @@ REFUSED: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "a module": (lambda x: RNN(x[..., :1].permute(2, 0, 1))[0], "permute of a value's first or last frame"),
     "more channels": (lambda x: torch.cat([x[..., :1].repeat(1, 2, 1), x], -1), "repeat to"),
     "a branch": (lambda x: x if x[..., :1] > 0 else -x, "gt of a value's first or last frame"),
+    "compared": (lambda x: x if x[..., :1] == 0 else -x, "eq of a value's first or last frame"),
+    "a loop": (lambda x: x if list(x[..., :1]) else -x, "a loop of a value's first or last frame"),
     "as often as there are frames": (lambda x: x * x[..., :1].expand(-1, -1, x.shape[-1]), "expand to"),
     "assigned to": (lambda x: [y := x * 2, y.__setitem__((..., slice(0, 1)), 0.0), y][2], "an assignment to some of the frames"),
     "changed in place": (lambda x: x[..., :1].mul_(2), "mul_ of a value's first or last frame"),

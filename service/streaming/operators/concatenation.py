@@ -11,12 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from service.streaming.axes import BATCH, ONE, Kind, factor
-from service.streaming.edges import EdgeFrame, edges_in
+from service.streaming.edges import EdgeFrame
 from service.streaming.lowering import lowers
 from service.streaming.operator import Pointwise
 from service.streaming.operators.arithmetic import check_rates
 from service.streaming.operators.dimensions import outermost, place_of
 from service.streaming.operators.padding import pad_with_edge
+from service.streaming.standin import found_in
 from service.streaming.symbol import Symbol
 from service.streaming.tracing import Trace
 
@@ -37,10 +38,10 @@ class Concatenation(Pointwise):
 
 @lowers("cat", "concat", "concatenate", any_kind=True)
 def cat(trace: Trace, tensors: Sequence[Any], dim: int = 0) -> Symbol:
-    symbols = _of_one_batch([tensor for tensor in tensors if isinstance(tensor, Symbol)])
-    edge = next(edges_in(tensors), None)
+    edge = next(found_in(tensors, EdgeFrame), None)
     if edge is not None:
         return _padded_by_edges(trace, tensors, edge, dim)
+    symbols = _of_one_batch([tensor for tensor in tensors if isinstance(tensor, Symbol)])
     first = symbols[0]
     dim = place_of(trace, first, dim)
     if dim == first.axes.time_dim and len(symbols) == 1:

@@ -118,7 +118,9 @@ def deviation(rows: Float[Tensor, "P n"], correction: float) -> Float[Tensor, "P
 
 
 def _lower_spread(name: str, function: Callable[..., Tensor]) -> None:
-    @lowers(name)
+    """Alone, and with the mean behind it."""
+
+    @lowers(name, f"{name}_mean")
     def lowering(
         trace: Trace,
         symbol: Symbol,
@@ -127,29 +129,14 @@ def _lower_spread(name: str, function: Callable[..., Tensor]) -> None:
         keepdim: bool = False,
         *,
         correction: float | None = None,
-    ) -> Symbol:
+    ) -> Any:
         degrees = float(unbiased) if correction is None else float(correction)
-        return reduced(trace, symbol, name, partial(function, correction=degrees), dim, keepdim, degrees)
+        made = reduced(trace, symbol, name, partial(function, correction=degrees), dim, keepdim, degrees)
+        return (made, symbol.mean(dim, keepdim)) if trace.calling.endswith("_mean") else made
 
 
-def _lower_spread_and_mean(name: str, spread: str) -> None:
-    @lowers(name)
-    def lowering(
-        trace: Trace,
-        symbol: Symbol,
-        dim: Any = None,
-        unbiased: bool = True,
-        keepdim: bool = False,
-        *,
-        correction: float | None = None,
-    ) -> tuple[Symbol, Symbol]:
-        degrees = float(unbiased) if correction is None else correction
-        return trace.call(spread, (symbol, dim), {"keepdim": keepdim, "correction": degrees}), symbol.mean(dim, keepdim)
-
-
-for _name, _function in (("var", variance), ("std", deviation)):
-    _lower_spread(_name, _function)
-    _lower_spread_and_mean(f"{_name}_mean", _name)
+_lower_spread("var", variance)
+_lower_spread("std", deviation)
 
 
 @lowers("norm", "linalg_vector_norm")
