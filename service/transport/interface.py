@@ -237,7 +237,8 @@ class Admin(Protocol):
         """Each topic as it is (with its `cleanup.policy` where that may be read), None where there is none."""
 
     def identity(self, topic: str, timeout: float) -> str | None:
-        """What tells the topic from one of the same name made later; None where that cannot be learnt."""
+        """What tells the topic from one of the same name made later; None where the broker gives topics no ids, or does not tell
+        us. Raises `TransportUnavailable`, since later it may."""
 
     def create(self, topics: Sequence[TopicDescription], timeout: float) -> None:
         """Raises `OperatorActionRequired` where the broker refuses. A topic that exists already is no error."""

@@ -33,6 +33,15 @@ class Cut:
             answer.set_result({"cleanup.policy": SimpleNamespace(value="compact")})
         return {resources[0]: answer}
 
+    def describe_topics(self, topics: Any, request_timeout: float) -> dict[str, Future[Any]]:
+        answer: Future[Any] = Future()
+        if self.left:
+            self.left -= 1
+            answer.set_exception(KafkaException(KafkaError(KafkaError._TRANSPORT)))
+        else:
+            answer.set_result(SimpleNamespace(topic_id=Uuid(1, 2)))
+        return {"in": answer}
+
     def poll(self, timeout: float) -> None:
         pass
 
@@ -51,6 +60,27 @@ def test_a_broker_that_cuts_every_connection_is_an_error(admin: KafkaAdmin) -> N
     admin._admin = Cut(times=10**6)
     with pytest.raises(TransportUnavailable, match="settings of topics 'in': no answer"):
         admin.describe(["in"], timeout=0.1)
+
+
+def test_a_start_waits_for_a_topics_id(admin: KafkaAdmin) -> None:
+    """Whoever starts without it does not notice a topic that was deleted and made anew."""
+    admin._admin = Cut(times=3)
+    assert admin.identity("in", 10.0) == str(Uuid(1, 2))
+    admin._admin = Cut(times=10**6)
+    with pytest.raises(TransportUnavailable, match="the id of topic 'in': no answer"):
+        admin.identity("in", 0.1)
+
+
+@pytest.mark.parametrize("code", [KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._UNSUPPORTED_FEATURE])
+def test_who_may_not_know_a_topics_id_starts_without(admin: KafkaAdmin, code: int) -> None:
+    class Refusing:
+        def describe_topics(self, topics: Any, request_timeout: float) -> dict[str, Future[Any]]:
+            answer: Future[Any] = Future()
+            answer.set_exception(KafkaException(KafkaError(code)))
+            return {"in": answer}
+
+    admin._admin = Refusing()
+    assert admin.identity("in", 1.0) is None
 
 
 def test_a_publisher_says_that_a_record_has_not_come_through() -> None:

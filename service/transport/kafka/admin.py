@@ -65,7 +65,9 @@ class KafkaAdmin:
 
         try:
             found = patiently(ask, timeout)
-        except KafkaException:
+        except KafkaException as error:
+            if _no_answer(error):
+                raise self._unavailable(f"the id of topic {topic!r}", error) from None
             return None  # an old broker, or no right to know
         return None if found == _NO_ID else found
 
@@ -78,10 +80,9 @@ class KafkaAdmin:
             try:
                 created.result()
             except KafkaException as error:
-                code = reason(error).code()
-                if code == KafkaError._TIMED_OUT or code in PASSING:
+                if _no_answer(error):
                     raise self._unavailable(f"creating topic {topic!r}", error) from None
-                if code != KafkaError.TOPIC_ALREADY_EXISTS:
+                if reason(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise OperatorActionRequired(f"the broker refuses to create topic {topic!r}: {reason(error).str()}") from None
         self._wait_until_known({topic.name for topic in topics}, timeout)
 
@@ -126,6 +127,11 @@ class KafkaAdmin:
     def _unavailable(self, what: str, error: KafkaException) -> TransportUnavailable:
         self._admin.poll(0)
         return self._trouble.unavailable(what, reason(error))
+
+
+def _no_answer(error: KafkaException) -> bool:
+    code = reason(error).code()
+    return code == KafkaError._TIMED_OUT or code in PASSING
 
 
 class KafkaPublisher:
