@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from service.demo.broker import KafkaNode
 from tests.needs import require_broker
@@ -23,10 +23,13 @@ POLITE = 10
 
 pytest_plugins = ["tests.faults.report"]
 
+# No test fails because the machine is busy.
+settings.register_profile("penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("penstock")
 # `pytest --hypothesis-profile unshrunk`: is there a counterexample at all? For checking that broken code turns red.
-settings.register_profile("unshrunk", phases=[Phase.explicit, Phase.generate])
+settings.register_profile("unshrunk", settings.get_profile("penstock"), phases=[Phase.explicit, Phase.generate])
 # `pytest --hypothesis-profile deep tests/streaming/test_contract.py`: an hour, after a change to the engine.
-settings.register_profile("deep", max_examples=1000)
+settings.register_profile("deep", settings.get_profile("penstock"), max_examples=1000)
 
 
 @pytest.fixture(scope="session")
