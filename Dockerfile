@@ -8,7 +8,7 @@ COPY requirements/build.txt requirements/runtime.txt requirements/
 RUN python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/build.txt
 RUN python -m venv --without-pip /opt/penstock \
     && uv pip install --python /opt/penstock --no-cache --compile-bytecode --no-deps --require-hashes -r requirements/runtime.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY schemas schemas
 COPY service service
 # The link gives the demo's network and weights a path that does not name a Python version.

@@ -66,7 +66,7 @@ clean: ## remove the environment and every cache in this folder
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first Python >= 3.11 that runs: a name on PATH may be a shim without a Python behind it.
-$(READY): $(LOCKS) pyproject.toml
+$(READY): $(LOCKS) pyproject.toml hatch_build.py service/streaming/native/rows.c
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
 			if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$python; break; fi; \
@@ -79,7 +79,7 @@ $(READY): $(LOCKS) pyproject.toml
 	fi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/dev.txt
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --reinstall-package penstock --editable .
 	@touch $@
 
 $(HELM):

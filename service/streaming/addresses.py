@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from service.streaming.arena import Store
+from service.streaming.native import Library, Readings
 from service.streaming.operator import Edge
 from service.streaming.timeline import Count
 from service.streaming.turn import WORD, Span, Turn, WarmTurn, phase
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
 SIGN = torch.iinfo(WORD).bits - 1
 MOST_TAPS = 96
 """Of one group: enough to make the number of operations small, few enough to keep their tensors in the cache."""
-AGAIN = 3
-"""How often rounds of one shape have to come before what their addresses have in common is kept."""
-MOST_KEPT = 1 << 20
-"""Addresses of all shapes of a group, at most, for which that is done; each takes 16 bytes."""
-REMEMBERED = 64
 
 
 @dataclass(frozen=True)
@@ -61,19 +57,13 @@ class Group:
         self.taps = readings[0].taps
         self.offsets = _column([offset for reading in readings for offset in reading.offsets])
         self._places: tuple[list[int], tuple[Tensor, Tensor, Tensor]] | None = None
-        self._seen: dict[tuple[object, ...], int | Regular] = {}
-        self._kept = 0
-        self._rebuilt: tuple[object, list[Tensor]] = (None, [])
+        self._described: tuple[object, Readings | None] = (None, None)
 
     def addresses(self, turn: Turn, out: Span, into: Span, stores: Mapping[int, Store]) -> list[Int[Tensor, "M*k"]]:
         """Per reading, the rows of its store, or of its packed input where that has no store, window after window."""
         read = [stores[reading.view.value.index] for reading in self.readings if reading.view.value.index in stores]
-        regular = self._regular(turn, out, into, read)
-        if regular is not None:
-            return regular.addresses(turn, into)
-        shape = self._shape_rebuilt(turn, out, into, read)
-        if shape is not None and shape == self._rebuilt[0]:
-            return self._rebuilt[1]
+        if turn.own is not None and self.per == 1 and self.edge is Edge.FILL and out.beyond is None:
+            return self._by_kernel(turn.own, turn, out, into, read)
         rows = origins(turn, out, into, self.stride, self.per)
         ahead = rows.ahead + self.offsets
         if self.edge is not Edge.FILL:
@@ -93,54 +83,37 @@ class Group:
             self._fill(turn, out, into, rows, ahead, found, read[0].fills)
         if out.beyond is not None:
             found.masked_fill_(out.beyond, 0)
-        made = list(found.view(len(self.readings), self.taps, -1).transpose(1, 2).reshape(len(self.readings), -1).unbind())
-        if shape is not None:
-            self._rebuilt = (shape, made)
-        return made
+        return list(found.view(len(self.readings), self.taps, -1).transpose(1, 2).reshape(len(self.readings), -1).unbind())
 
-    def _shape_rebuilt(self, turn: Turn, out: Span, into: Span, read: Sequence[Store]) -> object:
-        """Where rings of streams that are all alike are rebuilt, and what is read is staged: what the addresses depend on; None
-        where more counts."""
-        if not isinstance(turn, WarmTurn) or out.each is None or into.each is None or out.beyond is not None:
-            return None
-        if self.per != 1 or self.edge is not Edge.FILL or self._padding(out):
-            return None
-        lead = _lead(turn, out, into, self.stride)
-        stage_at = read[0].stage_at if read else 0
-        return None if lead is None else (len(turn.slots), out.each, into.each, lead, stage_at)
+    def _by_kernel(self, own: Library, turn: Turn, out: Span, into: Span, read: Sequence[Store]) -> list[Int[Tensor, "M*k"]]:
+        """By a kernel of our own, element by element: as quick for rounds of any shape, padding and ends of streams included."""
+        rebuilt = isinstance(turn, WarmTurn)
+        key = (rebuilt, [store.ring_at for store in read])
+        if self._described[0] != key:
+            self._described = (key, self._describe(read, rebuilt))
+        readings = self._described[1]
+        assert readings is not None
+        limit = None
+        if turn.final is not None:
+            highs = [reading.view.high or reading.view.value.timeline.total for reading in self.readings]
+            limit = torch.stack([turn.limit(high) for high in highs])
+        return own.addresses(
+            readings, turn.slots, (out.start, out.stop, out.offset), out.rows, (into.start, into.offset), self.stride, limit
+        )
 
-    def _regular(self, turn: Turn, out: Span, into: Span, read: Sequence[Store]) -> Regular | None:
-        """What is known of rounds like this one, where it is a regular one and the like came before."""
-        each, fed = out.each, into.each
-        if each is None or fed is None or self.per != 1 or self.edge is not Edge.FILL or out.beyond is not None:
-            return None
-        if not any(store.depth for store in read):
-            return None
-        size = out.rows * len(self.offsets)
-        if turn.final is not None or isinstance(turn, WarmTurn) or size > MOST_KEPT or self._padding(out):
-            return None
-        lead = _lead(turn, out, into, self.stride)
-        if lead is None:
-            return None
-        key = (len(turn.slots), each, fed, lead, *(store.ring_at for store in read))
-        seen = self._seen.get(key, 0)
-        if isinstance(seen, Regular):
-            return seen
-        if len(self._seen) >= REMEMBERED or (seen + 1 == AGAIN and self._kept + size > MOST_KEPT):
-            self._seen.clear()
-            self._kept = 0
-        self._seen[key] = seen + 1
-        if seen + 1 < AGAIN:
-            return None
-        self._kept += size
-        ahead = torch.arange(lead, lead + each * self.stride, self.stride, dtype=WORD) + self.offsets
-        regular = self._seen[key] = Regular(ahead, self.taps, len(turn.slots), fed, read[0].stage_at, self._rings(read))
-        return regular
-
-    def _padding(self, out: Span) -> bool:
-        """Whether any window begins before its input does."""
-        first = out.earliest * self.stride // self.per
-        return any(reading.padded and first + reading.offsets[0] < reading.view.low for reading in self.readings)
+    def _describe(self, read: Sequence[Store], rebuilt: bool) -> Readings:
+        """`rebuilt`: nothing is read from rings."""
+        padded = [bool(read) and reading.padded for reading in self.readings]
+        return Readings(
+            offsets=torch.tensor([reading.offsets for reading in self.readings]),
+            depth=torch.tensor([0 if rebuilt else store.depth for store in read] or [0] * len(self.readings)),
+            ring_at=torch.tensor([store.ring_at for store in read] or [0] * len(self.readings)),
+            low=torch.tensor([reading.view.low for reading in self.readings]),
+            fill=torch.tensor(
+                [read[0].fills.index(reading.fill) if pads else -1 for reading, pads in zip(self.readings, padded, strict=True)]
+            ),
+            stage_at=read[0].stage_at if read else 0,
+        )
 
     def _rings(self, read: Sequence[Store]) -> tuple[Tensor, Tensor, Tensor]:
         """Per tap, its ring's depth, what masks an index to it, and where the rings begin; made anew when an arena has grown."""
@@ -180,57 +153,6 @@ class Group:
             if turn.final is not None:
                 limit = _limit(turn, out, into, reading.view.high or reading.view.value.timeline.total)
                 found[part].masked_fill_(ahead[part] >= limit, fill)
-
-
-class Regular:
-    """What the addresses of regular rounds have in common: as many streams, as many new elements of each, no padding in sight.
-
-    Of every address it is known then whether it lies in a ring, at `slot * depth + ring_at + (index & (depth - 1))`, or in the
-    staging area, where it is the same in each of these rounds. All parts are laid out as the addresses are: `[readings, M*k]`.
-    """
-
-    def __init__(
-        self, ahead: Int[Tensor, "P n"], taps: int, streams: int, fed: int, stage_at: int, rings: tuple[Tensor, Tensor, Tensor]
-    ) -> None:
-        each = ahead.shape[1]
-        self._of_stream = each * taps
-
-        def laid_out(numbers: Int[Tensor, "P _"]) -> Int[Tensor, "R 1 n*k"]:
-            return numbers.expand(-1, each).view(-1, taps, each).transpose(1, 2).reshape(-1, 1, self._of_stream)
-
-        def of_all(numbers: Int[Tensor, "R _ n*k"]) -> Int[Tensor, "R M*k"]:
-            return numbers.expand(-1, streams, -1).flatten(1).contiguous()
-
-        depth, mask, ring_at = (laid_out(column) for column in rings)
-        ahead = laid_out(ahead)
-        staged = ahead + torch.arange(stage_at, stage_at + streams * fed, fed, dtype=WORD).unsqueeze(1)
-        old = ahead < 0
-        self._ahead = of_all(ahead)
-        self._mask = of_all(mask * old)
-        self._depth = of_all(depth * old)
-        self._begin = of_all(torch.where(old, ring_at, staged))
-
-    def addresses(self, turn: Turn, into: Span) -> list[Int[Tensor, "M*k"]]:
-        """Per reading, the rows of its store."""
-        per_stream = torch.stack([phase(into.start), turn.slots]).to(WORD)
-        index, slot = per_stream.unsqueeze(2).expand(-1, -1, self._of_stream).reshape(2, -1)
-        found = self._ahead + index
-        found &= self._mask
-        found.addcmul_(slot, self._depth)
-        found += self._begin
-        return list(found.unbind())
-
-
-def _lead(turn: Turn, out: Span, into: Span, stride: int) -> int | None:
-    """How far the first window's origin is ahead of the input's first new element, where that is alike for all streams."""
-    if out is into and stride == 1:
-        return 0
-    key = ("lead", out, into, stride)
-    lead = turn.shared.get(key)
-    if lead is None:
-        least, most = torch.aminmax(out.start * stride - into.start)
-        lead = turn.shared[key] = (int(least), int(most))
-    return lead[0] if lead[0] == lead[1] else None
 
 
 def _column(numbers: Iterable[int]) -> Int[Tensor, "P 1"]:

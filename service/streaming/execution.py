@@ -13,7 +13,9 @@ from torch import Tensor
 from service.streaming.arena import State, Store
 from service.streaming.dense import Dense, put_together
 from service.streaming.graph import Node, Value
-from service.streaming.operator import Banded, Batched, Convolvable, Expansion, Operator, Pointwise, Recurrence, Windowed
+from service.streaming.operator import Banded, Batched, Convolvable, Expansion, Gathering, Operator, Pointwise, Recurrence, Windowed
+from service.streaming.operators.arithmetic import Join
+from service.streaming.operators.pointwise import Relu
 from service.streaming.plan import Plan
 from service.streaming.reading import Reading, readings_of
 from service.streaming.timeline import Count
@@ -42,6 +44,8 @@ class Step:
     """How its input is read for a dense convolution, where that may be quicker."""
     forgotten: tuple[int, ...]
     """Values whose new rows nobody needs any more, so that their memory, still in the cache, serves the next node."""
+    parts: tuple[Step, ...] = ()
+    """Steps that are one here, in most rounds."""
 
 
 def prepare(plan: Plan, dense: bool) -> tuple[Step, ...]:
@@ -60,6 +64,38 @@ def prepare(plan: Plan, dense: bool) -> tuple[Step, ...]:
         steps.append(Step(node, readings, compute, retired, alike, Dense(readings[0]) if able else None, tuple(done)))
     put_together(((step.node, step.dense) for step in steps if step.dense), plan.depth)
     return tuple(steps)
+
+
+def fused(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Sums that directly follow a product of which nobody else reads the result are computed with it, a relu behind them too."""
+    made: list[Step] = []
+    for step in steps:
+        before = made[-1] if made else None
+        if before is not None and _completes(before, step):
+            parts = (*(before.parts or (before,)), step)
+            retired, alike = before.retired + step.retired, before.alike + step.alike
+            forgotten = tuple(index for index in before.forgotten + step.forgotten if index != before.node.output.index)
+            made[-1] = Step(step.node, step.readings, _fused, retired, alike, before.dense, forgotten, parts)
+        else:
+            made.append(step)
+    return tuple(made)
+
+
+def _completes(before: Step, step: Step) -> bool:
+    first, operator = (before.parts or (before,))[0].node.operator, step.node.operator
+    only = before.node.output.index in step.forgotten and before.node.output not in step.retired
+    alike = all(
+        reading.in_place
+        and reading.view.channels == step.node.output.channels
+        and reading.view.timeline == step.node.output.timeline
+        for reading in step.readings
+    )
+    if not (only and alike and isinstance(first, Gathering) and first.gathers):
+        return False
+    if isinstance(operator, Relu):
+        return len(before.parts) == 2
+    adds = isinstance(operator, Join) and operator.function is torch.add and not before.parts
+    return adds and sum(reading.view.value is before.node.output for reading in step.readings) == 1
 
 
 def run(steps: Sequence[Step], state: State, turn: Turn, rows: Rows) -> None:
@@ -93,6 +129,23 @@ def _run(step: Step, state: State, turn: Turn, rows: Rows) -> None:
         rows[output.index] = made if made is target else target.copy_(made)
 
 
+def _fused(step: Step, state: State, turn: Turn, span: Span, rows: Rows, target: Tensor | None) -> Tensor:
+    first, second, *more = step.parts
+    (other,) = (reading.view.value for reading in second.readings if reading.view.value is not first.node.output)
+    spans = [turn.span(value) for value in (first.node.output, second.node.output, other)]
+    if any(each is not span for each in spans) or (turn.dense and first.dense is not None and first.dense.takes(span)):
+        for part in step.parts[:-1]:
+            _run(part, state, turn, rows)
+        made = step.parts[-1].compute(step.parts[-1], state, turn, span, rows, target)
+        for part in step.parts[:-1]:
+            del rows[part.node.output.index]
+        return made
+    operator = first.node.operator
+    assert isinstance(operator, Gathering)
+    source, addresses = first.readings[0].source(turn, span, rows, state)
+    return operator.gathered(source, addresses, span.rows, target, rows[other.index], bool(more))
+
+
 def _pointwise(step: Step, state: State, turn: Turn, span: Span, rows: Rows, target: Tensor | None) -> Tensor:
     operator = step.node.operator
     assert isinstance(operator, Pointwise)
@@ -104,6 +157,8 @@ def _windowed(step: Step, state: State, turn: Turn, span: Span, rows: Rows, targ
     if turn.dense and step.dense is not None and step.dense.takes(span):
         assert isinstance(operator, Convolvable)
         return operator.convolve(step.dense.frames(turn, span, rows, state))
+    if turn.own is not None and isinstance(operator, Gathering) and operator.gathers:
+        return operator.gathered(*step.readings[0].source(turn, span, rows, state), span.rows, target)
     assert isinstance(operator, Windowed)
     return operator.compute(step.readings[0].windows(turn, span, rows, state), target)
 
@@ -161,6 +216,9 @@ def from_ring(store: Store, turn: Turn, span: Span) -> Tensor:
 def retire(store: Store, turn: Turn, span: Span, fresh: Float[Tensor, "M C"], alike: tuple[int, ...] = ()) -> None:
     """Takes a value's new rows into its ring; of a chunk longer than the ring, the last ones."""
     if not span.rows:
+        return
+    if turn.own is not None:
+        turn.own.retire(fresh, store.ring, store.depth, turn.slots, span.start, span.stop, span.offset)
         return
     if span.longest <= store.depth:
         longest = span.longest

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from service.streaming.program import Program
 
 SNAPSHOT_FORMAT = 1
-BITS = 4
+BITS = 5
 """Raised whenever the same network gives other bits than before, on the same machine."""
 
 
@@ -33,6 +33,7 @@ def fingerprint(program: Program) -> str:
         torch.__version__,
         torch.backends.cpu.get_cpu_capability(),
         str(program.threads),
+        "" if program.own is None else "native",
         *(() if accelerator is None else (accelerator.name, str(program.max_step))),
     )
 

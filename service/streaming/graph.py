@@ -255,14 +255,18 @@ class Graph:
     def _fuse(self) -> None:
         """Lets operators do what their only reader, a function of the same row, would do."""
         for node in list(self.nodes):
-            readers = [reader for reader in self.nodes if any(view.value is node.output for view in reader.inputs)]
-            if len(readers) != 1 or node.output is self.output:
-                continue
-            (reader,) = readers
-            alike = reader.inputs == (View.whole(node.output),) and reader.output.timeline == node.output.timeline
-            if alike and node.operator.absorbs(reader.operator):
+            while reader := self._absorbed(node):
                 node.output = reader.output
                 self.nodes.remove(reader)
+
+    def _absorbed(self, node: Node) -> Node | None:
+        """The node's only reader, if the node's operator does from now on what that one would do."""
+        readers = [reader for reader in self.nodes if any(view.value is node.output for view in reader.inputs)]
+        if len(readers) != 1 or node.output is self.output:
+            return None
+        (reader,) = readers
+        alike = reader.inputs == (View.whole(node.output),) and reader.output.timeline == node.output.timeline
+        return reader if alike and node.operator.absorbs(reader.operator) else None
 
     def require(self, rule: Callable[..., Flags], *totals: Count, reach: int = 0) -> None:
         """Streams may end only where `rule(*totals)` holds, because the offline module raises elsewhere. It has to be regular from

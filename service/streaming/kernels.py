@@ -1,8 +1,9 @@
 """Ways to compute a matrix product, and what keeps a row's bits in each of them.
 
-Libraries pick kernels by shape, so a row's sum may be taken in another order when the number of rows changes. oneDNN's kernels are
-generated for a shape and keep a row's order of summation, but generating one takes a millisecond, so rows come in a few fixed
-numbers. The BLAS takes any number; fixed minimum sizes or tiles remove what changes of bits `MKL_CBWR` leaves.
+Kernels of our own compute every row by itself. Libraries pick kernels by shape, so a row's sum may be taken in another order when
+the number of rows changes. oneDNN's kernels are generated for a shape and keep a row's order of summation, but generating one takes
+a millisecond, so rows come in a few fixed numbers. The BLAS takes any number; fixed minimum sizes or tiles remove what changes of
+bits `MKL_CBWR` leaves.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from service.streaming.native import Library, library
 
 TILE = 128
 PROBED_ROWS = (*range(1, 34), 47, 49, 63, 64, 65, 96, 127, 128, 129, 255, 256, 257, 500, 512, 513, 1000, 1024, 1537, 2560, 4097)
@@ -125,6 +128,54 @@ class OneDnn(Kernel):
         except (RuntimeError, AttributeError):
             return False
         return True
+
+
+@dataclass(frozen=True)
+class Native(Kernel):
+    """Our own: no row depends on another, so any number of them will do, and windows are read where they lie."""
+
+    library: Library
+
+    def arranged(self, weight: Float[Tensor, "K N"]) -> Arranged:
+        return (self.library.panels(weight),)
+
+    def product(
+        self,
+        rows: Float[Tensor, "M K"],
+        weight: Arranged,
+        bias: Float[Tensor, "N"],
+        out: Float[Tensor, "M N"] | None,
+        rectified: bool = False,
+    ) -> Float[Tensor, "M N"]:
+        return self.gathered(rows, None, rows.shape[0], weight, bias, out, rectified)
+
+    def gathered(
+        self,
+        source: Float[Tensor, "S C"],
+        addresses: Int[Tensor, "M*k"] | None,
+        count: int,
+        weight: Arranged,
+        bias: Float[Tensor, "N"],
+        out: Float[Tensor, "M N"] | None,
+        rectified: bool = False,
+        added: Float[Tensor, "M N"] | None = None,
+        rectified_sum: bool = False,
+    ) -> Float[Tensor, "M N"]:
+        """The product of `count` windows of `K / C` rows of the source each, window after window at `addresses`, or one row after
+        the other; `added` is added then, and the sum rectified or not."""
+        (panels,) = weight
+        room = source.new_empty(count, bias.shape[0]) if out is None else out
+        return self.library.product(source, addresses, panels, bias, room, rectified, added, rectified_sum)
+
+    @property
+    def probed(self) -> tuple[int, ...]:
+        return (1, 5, 6, 7, 12, 13, 25, 1000)
+
+    @staticmethod
+    def for_type(dtype: torch.dtype) -> Native | None:
+        """None where there are no such kernels."""
+        found = library() if dtype == torch.float32 else None
+        return None if found is None else Native(found)
 
 
 class Rounded(OneDnn):

@@ -12,13 +12,17 @@ from enum import Enum
 from functools import cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from service.errors import NotStreamable
-from service.streaming.kernels import BUCKETS, PLAIN, THIN, TILE, Blas, Kernel, OneDnn, Quickest
+from service.streaming.kernels import BUCKETS, PLAIN, THIN, TILE, Blas, Kernel, Native, OneDnn, Quickest
 
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+
+OWN = 1 << 16
+"""Up to how many weights our own product is as quick as any library's, and does not need its rows side by side."""
 
 
 class Numerics(Enum):
@@ -29,7 +33,7 @@ class Numerics(Enum):
 
 
 class Gemm:
-    """`rows @ weight + bias` by the best kernel; one output column is computed as two.
+    """`rows @ weight + bias` by the best kernel; libraries compute one output column as two.
 
     `few` says that calls have few rows, one after the other, as recurrences do: there a call's own cost decides.
     """
@@ -46,25 +50,45 @@ class Gemm:
         if bias is not None:
             self.bias[: self.columns] = bias
         threads = torch.get_num_threads()
-        if numerics is Numerics.EXACT:
-            self.kernel = exact_kernel(depth, width, weight.dtype, threads, few)
-        else:
-            self.kernel = PLAIN if few else quickest_kernel(depth, width, weight.dtype, threads)
+        own = Native.for_type(weight.dtype) is not None
+        choose = exact_kernel if numerics is Numerics.EXACT else quickest_kernel
+        kernel = choose(depth, width, weight.dtype, threads, few, own)
         self.matrix = padded
-        self.weight = self.kernel.arranged(padded)
+        self.use(kernel)
         self.rectified = False
         """Whether negative results become zero, as a relu behind it would make them."""
 
     def __call__(self, rows: Float[Tensor, "M K"], out: Float[Tensor, "M N"] | None = None) -> Float[Tensor, "M N"]:
-        if self.columns == self._width:
-            return self.kernel.product(rows, self.weight, self.bias, out, self.rectified)
-        result = self.kernel.product(rows, self.weight, self.bias, None, self.rectified)[:, : self.columns]
+        if self.columns == self._start.shape[0]:
+            return self.kernel.product(rows, self.weight, self._start, out, self.rectified)
+        result = self.kernel.product(rows, self.weight, self._start, None, self.rectified)[:, : self.columns]
         return result.contiguous() if out is None else out.copy_(result)
 
+    @property
+    def gathers(self) -> bool:
+        """Whether windows need not lie side by side."""
+        return isinstance(self.kernel, Native)
+
+    def gathered(
+        self,
+        source: Float[Tensor, "S C"],
+        addresses: Int[Tensor, "M*k"] | None,
+        count: int,
+        out: Float[Tensor, "M N"] | None,
+        added: Float[Tensor, "M N"] | None = None,
+        rectified: bool = False,
+    ) -> Float[Tensor, "M N"]:
+        """The product of `count` windows, whose rows are the source's at `addresses`, or the source's own; then
+        `added` is added, and what is negative becomes zero if that is wanted."""
+        assert isinstance(self.kernel, Native)
+        return self.kernel.gathered(source, addresses, count, self.weight, self._start, out, self.rectified, added, rectified)
+
     def use(self, kernel: Kernel) -> None:
-        """Computes with another kernel from now on."""
-        self.weight = kernel.arranged(self.matrix)
+        """Computes with this kernel from now on."""
+        width = self.columns if isinstance(kernel, Native) else self._width
+        self.weight = kernel.arranged(self.matrix[:, :width])
         self.kernel = kernel
+        self._start = self.bias[:width]
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
@@ -72,14 +96,17 @@ class Gemm:
 
 
 @cache
-def exact_kernel(depth: int, width: int, dtype: torch.dtype, threads: int, few: bool = False) -> Kernel:
+def exact_kernel(depth: int, width: int, dtype: torch.dtype, threads: int, few: bool = False, own: bool = False) -> Kernel:
     """The cheapest kernel by which a `[M, depth] x [depth, width]` product was seen to keep its rows' bits on this machine.
 
-    The order of preference is fixed, so that every process of a machine takes the same. Raises NotStreamable when none does.
+    `own` allows our own, which comes first. The order of preference is fixed, so that every process of a machine takes the same.
+    Raises NotStreamable when none does.
     """
+    native = Native.for_type(dtype) if own else None
+    first: tuple[Kernel, ...] = () if native is None else (native,)
     blas: tuple[Kernel, ...] = (Blas(2), Blas(4), Blas(16), Blas(32), Blas(TILE, TILE))
     generated: tuple[Kernel, ...] = (OneDnn(),) if OneDnn.exists() else ()
-    for kernel in blas + generated if few or depth <= THIN else generated + blas:
+    for kernel in first + (blas + generated if few or depth <= THIN else generated + blas):
         if _keeps_rows(kernel, depth, width, dtype):
             return kernel
     raise NotStreamable(
@@ -91,9 +118,12 @@ def exact_kernel(depth: int, width: int, dtype: torch.dtype, threads: int, few: 
 
 
 @cache
-def quickest_kernel(depth: int, width: int, dtype: torch.dtype, threads: int) -> Kernel:
-    """The BLAS up to the number of rows from which oneDNN was measured to be quicker here."""
-    if not OneDnn.exists():
+def quickest_kernel(depth: int, width: int, dtype: torch.dtype, threads: int, few: bool = False, own: bool = False) -> Kernel:
+    """Our own, or the BLAS up to the number of rows from which oneDNN was measured to be quicker here."""
+    native = Native.for_type(dtype) if own else None
+    if native is not None and depth * width <= OWN:
+        return native
+    if few or not OneDnn.exists():
         return PLAIN
     least = BUCKETS[-1] + 1
     for count in reversed(BUCKETS):

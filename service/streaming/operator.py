@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from service.streaming.timeline import Count, Frames, Timeline
@@ -230,6 +230,29 @@ class Convolvable(Windowed):
     @abstractmethod
     def convolve(self, frames: Float[Tensor, "B L C_in"]) -> Float[Tensor, "M C"]:
         """The output rows of every stretch of `frames`, one stretch after the other; nothing is padded."""
+
+
+class Gathering(Windowed):
+    """A window whose outputs a kernel may compute without having its elements side by side."""
+
+    @property
+    @abstractmethod
+    def gathers(self) -> bool:
+        """Whether there is such a kernel."""
+
+    @abstractmethod
+    def gathered(
+        self,
+        source: Float[Tensor, "S C_in"],
+        addresses: Int[Tensor, "M*k"] | None,
+        count: int,
+        out: Float[Tensor, "M C"] | None,
+        added: Float[Tensor, "M C"] | None = None,
+        rectified: bool = False,
+    ) -> Float[Tensor, "M C"]:
+        """The output rows of `count` windows, whose elements are the source's rows at `addresses`, window after window, or the
+        source's rows themselves; then `added` is added, and what is negative becomes zero if that is wanted. Written to `out` and
+        returned, when it is given."""
 
 
 class Expansion(Operator):

@@ -20,9 +20,10 @@ from service.streaming.device.accelerator import Accelerator
 from service.streaming.device.levels import Cutter, levels_of
 from service.streaming.device.relocation import relocated
 from service.streaming.device.rounds import Rounds
-from service.streaming.execution import from_ring, prepare, retire, run
+from service.streaming.execution import from_ring, fused, prepare, retire, run
 from service.streaming.fingerprint import fingerprint, state_fingerprint
 from service.streaming.graph import Value
+from service.streaming.native import library
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Recurrence
 from service.streaming.plan import Plan
@@ -54,12 +55,15 @@ class Program:
         self.accelerator = accelerator
         self.device = torch.device("cpu") if accelerator is None else accelerator.device
         self.dtype = torch.float32
+        self.own = library() if accelerator is None else None
         self.threads = torch.get_num_threads()
         assert self.graph.output is not None
         self.output = self.graph.output
         dense = numerics is Numerics.FAST and precision is Precision.FLOAT32 and accelerator is None
         self.steps = prepare(plan, dense)
-        if accelerator is not None:
+        if accelerator is None:
+            self.steps = fused(self.steps)
+        else:
             self.steps = relocated(self.steps, accelerator, numerics)
         self._rebuilt = max(_frames(value, plan.tails[value.index]) for value in plan.sources)
         self._absorbs = accelerator is None and all(value is self.graph.input for value in plan.sources)
@@ -296,7 +300,7 @@ class Program:
             else:
                 self._check_ends(slots, after, final)
         self.admission.check(chunks, slots, before)
-        return Turn(slots, before, after, final)
+        return Turn(slots.contiguous(), before, after, final, self.own)
 
     def _check_ends(self, slots: Tensor, after: Tensor, final: Tensor) -> None:
         refused = final & ~self.accepts(after)
@@ -353,7 +357,7 @@ class Program:
             read = frames.clamp(max=self._rebuilt).cumsum(0)
             _, counts = torch.unique_consecutive(read // max(1, self.max_step - self._rebuilt), return_counts=True)
             for part, fed in zip(torch.split(behind, counts.tolist()), torch.split(frames, counts.tolist()), strict=True):
-                self._rebuild(state, WarmTurn(part, fed, self.plan.warm))
+                self._rebuild(state, WarmTurn(part, fed, self.plan.warm, self.own))
         state.caught_up(behind)
 
     def _rebuild(self, state: State, turn: WarmTurn) -> None:

@@ -43,14 +43,20 @@ class Reading:
         """The value's new rows as they are."""
         return rows[self.view.value.index]
 
+    def source(self, turn: Turn, out: Span, rows: Rows, state: State) -> tuple[Float[Tensor, "S C"], Int[Tensor, "M*k"] | None]:
+        """What holds the elements read, and where in there, window after window; None where they are the rows themselves."""
+        if self.in_place and out is turn.span(self.view.value):
+            return self.packed(rows), None
+        store = state.stores.get(self.view.value.index)
+        return self.packed(rows) if store is None else store.rows, self.addresses(turn, out, state)
+
     def rows(self, turn: Turn, out: Span, rows: Rows, state: State) -> Float[Tensor, "M*k C"]:
         """The elements read, window after window; valid until the next node reads."""
-        if self.in_place and out is turn.span(self.view.value):
-            return self.packed(rows)
-        addresses = self.addresses(turn, out, state)
-        store = state.stores.get(self.view.value.index)
+        source, addresses = self.source(turn, out, rows, state)
+        if addresses is None:
+            return source
         room = state.scratch.rows(self.lane, addresses.shape[0], self.view.channels)
-        return torch.index_select(self.packed(rows) if store is None else store.rows, 0, addresses, out=room)
+        return torch.index_select(source, 0, addresses, out=room)
 
     def windows(self, turn: Turn, out: Span, rows: Rows, state: State) -> Windows:
         """The window of each output element."""
@@ -103,8 +109,6 @@ class Reading:
         band, size = operator.band, operator.tile
         tiles = out.tiles(size)
         addresses = self.addresses(turn, tiles, state).view(tiles.rows, self.taps)
-        if isinstance(turn, WarmTurn):
-            addresses = addresses.clone()  # those of the next such turn, perhaps
         first = tiles.index * size
         nothing = state.stores[self.view.value.index].fills.index(self.fill)
         edge = torch.arange(size - 1, device=first.device)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from service.streaming.graph import Value
+from service.streaming.native import Library
 from service.streaming.timeline import Count
 
 END_OF_TIME = torch.iinfo(torch.int64).max
@@ -182,11 +183,14 @@ class Turn:
         before: Int64[Tensor, "B"],
         after: Int64[Tensor, "B"],
         final: Bool[Tensor, "B"] | None,
+        own: Library | None = None,
     ) -> None:
         self.slots = slots
         self.before = before
         self.after = after
         self.final = final
+        self.own = own
+        """Kernels of our own; None where torch's have to do."""
         self.dense = False
         """Whether convolutions take the dense way, where they can."""
         # Kept here, not in a span: a span that its own entries name would live on until a garbage collection.
@@ -222,8 +226,10 @@ class Turn:
 class WarmTurn(Turn):
     """Recomputes what rings must hold for streams that are at `frames`, from the tails of the program's sources."""
 
-    def __init__(self, slots: Int64[Tensor, "B"], frames: Int64[Tensor, "B"], warm: dict[int, Count]) -> None:
-        super().__init__(slots, frames, frames, None)
+    def __init__(
+        self, slots: Int64[Tensor, "B"], frames: Int64[Tensor, "B"], warm: dict[int, Count], own: Library | None = None
+    ) -> None:
+        super().__init__(slots, frames, frames, None, own)
         self.warm = warm
 
     def _make_span(self, value: Value) -> Span:
@@ -250,7 +256,10 @@ def pieces(turn: Turn, lengths: Int64[Tensor, "B"], most: int) -> list[tuple[Tur
             streams = slice(first, stop)
             final = None if turn.final is None else turn.final[streams]
             turns.append(
-                (Turn(turn.slots[streams], turn.before[streams], turn.after[streams], final), slice(begun, ends[stop - 1]))
+                (
+                    Turn(turn.slots[streams], turn.before[streams], turn.after[streams], final, turn.own),
+                    slice(begun, ends[stop - 1]),
+                )
             )
         else:
             stop = first + 1
@@ -259,6 +268,6 @@ def pieces(turn: Turn, lengths: Int64[Tensor, "B"], most: int) -> list[tuple[Tur
                 end = min(row + most, ends[first])
                 fed = turn.before[streams] + (row - begun)
                 final = None if turn.final is None or end < ends[first] else turn.final[streams]
-                turns.append((Turn(turn.slots[streams], fed, fed + (end - row), final), slice(row, end)))
+                turns.append((Turn(turn.slots[streams], fed, fed + (end - row), final, turn.own), slice(row, end)))
         first, begun = stop, ends[stop - 1]
     return turns

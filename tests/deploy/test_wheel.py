@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import torch
+
+from service.streaming.native.library import VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +65,15 @@ def test_the_installed_command_knows_its_version(installed: Path) -> None:
 def test_the_installed_demo_configuration_is_valid(installed: Path) -> None:
     done = penstock(installed, "config", "check", installed / "service" / "demo" / "pumps.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(
+    (platform.machine(), torch.backends.cpu.get_cpu_capability()) not in VARIANTS, reason="no kernels are built for it"
+)
+def test_the_installed_engine_has_its_kernels(installed: Path) -> None:
+    """Away from the repository, where nothing can have compiled them later."""
+    code = "from service.streaming.native import library; print(library())"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=installed, env={"PYTHONPATH": str(installed)}, check=True, capture_output=True, text=True
+    )
+    assert "Library" in found.stdout

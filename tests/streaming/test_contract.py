@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.streaming import convert, verify
+from service.streaming.native import torch_alone
 from tests.streaming import (
     operators_choices,
     operators_convolutions,
@@ -56,13 +58,25 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", TABLE)
 @settings(max_examples=settings.default.max_examples * 15 // 100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data(), lengths=LENGTHS, seed=st.integers(0, 2**20), max_step=st.sampled_from([5, 8192]))
+@given(
+    data=st.data(),
+    lengths=LENGTHS,
+    seed=st.integers(0, 2**20),
+    max_step=st.sampled_from([5, 8192]),
+    kernels=st.sampled_from([nullcontext, nullcontext, torch_alone]),
+)
 def test_streamed_is_offline_whatever_the_chunks_and_the_company(
-    name: str, data: st.DataObject, lengths: list[int], seed: int, max_step: int
+    name: str,
+    data: st.DataObject,
+    lengths: list[int],
+    seed: int,
+    max_step: int,
+    kernels: Callable[[], AbstractContextManager[None]],
 ) -> None:
     module, channels = data.draw(TABLE[name])
     module = weighted(module, seed)
-    program = convert(module, channels, max_step=max_step)
+    with kernels():
+        program = convert(module, channels, max_step=max_step)
 
     verified = verify(program, module, lengths=lengths, seed=seed)
 

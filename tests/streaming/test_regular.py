@@ -1,6 +1,9 @@
-"""Rounds that are alike: what their addresses have in common is kept, and the outputs are the same bits."""
+"""Rounds that are alike, one after the other, whoever takes part: the outputs are those of whole streams, to the bit."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ from torch import nn
 
 from service.bench.network import Network
 from service.streaming import Ragged, convert
-from service.streaming.addresses import AGAIN, Regular
+from service.streaming.native import torch_alone
 
 NETWORKS = {
     "residual tcn": Network(2, 4, 4),
@@ -19,29 +22,18 @@ NETWORKS = {
 }
 
 
-@pytest.fixture
-def regular(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many addresses came of what was kept, call by call."""
-    counts: list[int] = []
-    whole = Regular.addresses
-
-    def counted(self: Regular, *arguments: object) -> list[torch.Tensor]:
-        made = whole(self, *arguments)  # type: ignore[arg-type]
-        counts.append(sum(len(addresses) for addresses in made))
-        return made
-
-    monkeypatch.setattr(Regular, "addresses", counted)
-    return counts
-
-
 @pytest.mark.parametrize("each", [1, 6, 12, 60])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_rounds_that_are_alike_give_the_same_bits(name: str, each: int, regular: list[int]) -> None:
+@pytest.mark.parametrize("kernels", [torch_alone, nullcontext], ids=["torch alone", "kernels"])
+def test_rounds_that_are_alike_give_the_same_bits(
+    name: str, each: int, kernels: Callable[[], AbstractContextManager[None]]
+) -> None:
     torch.manual_seed(0)
     module = NETWORKS[name].eval()
     turns = 60 if each == 1 else 14
     signals = torch.randn(5, 30 + turns * each, 2)
-    program = convert(module, 2, max_step=5 * each)
+    with kernels():
+        program = convert(module, 2, max_step=5 * each)
     state = program.new_state(6)
     for store in state.stores.values():
         store.ring.fill_(torch.nan)
@@ -62,32 +54,6 @@ def test_rounds_that_are_alike_give_the_same_bits(name: str, each: int, regular:
         for stream, rows in zip(order.tolist(), torch.split(outputs.values, outputs.lengths.tolist()), strict=True):
             made[stream].append(rows)
 
-    if each > 1 or name == "residual tcn":  # one frame at a time, streams do not each get an output in every round
-        assert regular
     for stream, count in enumerate(at):
         whole = Ragged(signals[stream, : count + turns * each], torch.tensor([count + turns * each]))
         assert torch.equal(torch.cat(made[stream]), program.step(program.new_state(2), torch.tensor([1]), whole).values)
-
-
-def test_a_shape_is_kept_when_it_keeps_coming(regular: list[int]) -> None:
-    program = convert(nn.Conv1d(2, 3, 3), 2)
-    state = program.new_state(3)
-    for each in (1, 2, 3, 4, *[5] * (AGAIN + 2)):
-        program.step(state, torch.tensor([1, 2]), Ragged(torch.randn(2 * each, 2), torch.full((2,), each)))
-
-    assert regular == [2 * 5 * 3] * 3
-
-
-def test_what_is_kept_of_many_shapes_is_bounded(monkeypatch: pytest.MonkeyPatch, regular: list[int]) -> None:
-    monkeypatch.setattr("service.streaming.addresses.MOST_KEPT", 100)
-    program = convert(nn.Conv1d(2, 3, 3), 2)
-    group = program.steps[0].readings[0].group
-    state = program.new_state(3)
-    for each in (4, 5, 6, 7, 8, 40):
-        for _ in range(5):
-            program.step(state, torch.tensor([1, 2]), Ragged(torch.randn(2 * each, 2), torch.full((2,), each)))
-            kept = [shape for shape in group._seen.values() if isinstance(shape, Regular)]
-            assert sum(shape._ahead.numel() for shape in kept) == group._kept <= 100
-
-    assert 8 * 2 * 3 in regular
-    assert 40 * 2 * 3 not in regular  # more than is kept at all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,9 @@ class BareProducts:
         ready = {(rows, depth): torch.randn(rows, depth) for _, rows, depth in calls}
         self.calls = []
         for gemm, rows, depth in calls:
+            matrix, bias = gemm.matrix[:, : gemm.columns], gemm.bias[: gemm.columns]
             kernel = PLAIN if blas else gemm.kernel
-            self.calls.append((kernel, ready[rows, depth], kernel.arranged(gemm.matrix), gemm.bias))
+            self.calls.append((kernel, ready[rows, depth], kernel.arranged(matrix), bias))
 
     @torch.no_grad()
     def step(self) -> None:
@@ -35,14 +37,18 @@ class BareProducts:
 @contextmanager
 def _recorded() -> Iterator[list[tuple[Gemm, int, int]]]:
     calls: list[tuple[Gemm, int, int]] = []
-    whole = Gemm.__call__
+    whole, gathered = Gemm.__call__, Gemm.gathered
 
     def record(gemm: Gemm, rows: Tensor, out: Tensor | None = None) -> Tensor:
         calls.append((gemm, *rows.shape))
         return whole(gemm, rows, out)
 
-    Gemm.__call__ = record  # type: ignore[method-assign, assignment]
+    def record_gathered(gemm: Gemm, source: Tensor, addresses: Tensor | None, count: int, *more: Any) -> Tensor:
+        calls.append((gemm, count, gemm.matrix.shape[0]))
+        return gathered(gemm, source, addresses, count, *more)
+
+    Gemm.__call__, Gemm.gathered = record, record_gathered  # type: ignore[method-assign, assignment]
     try:
         yield calls
     finally:
-        Gemm.__call__ = whole  # type: ignore[method-assign]
+        Gemm.__call__, Gemm.gathered = whole, gathered  # type: ignore[method-assign]

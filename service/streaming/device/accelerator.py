@@ -9,7 +9,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from service.streaming.numerics import Gemm
+from service.streaming.kernels import Native
+from service.streaming.numerics import Gemm, exact_kernel
 
 Launches = Callable[[], None]
 """Work on static tensors: the same addresses and shapes whenever it is called, and nothing that waits for the device."""
@@ -101,4 +102,7 @@ class StandIn(Accelerator):
         """A call of the CPU is none of a device."""
 
     def adopt(self, product: Gemm, exact: bool, repeated: bool) -> None:
-        """Its kernel is one for the CPU as it is."""
+        """Its kernel is one for the CPU as it is, unless it is our own, which nobody can capture."""
+        if isinstance(product.kernel, Native):
+            depth, width = product.matrix.shape
+            product.use(exact_kernel(depth, width, product.matrix.dtype, torch.get_num_threads()))

@@ -97,6 +97,7 @@ class FilledTurn(Turn):
         self._level = level
         self._is_warm = warm
         self.shared = {}
+        self.own = None
         self._filled: dict[object, FilledSpan] = {}
         self.slots = self._column("slots", lambda turn: turn.slots)
         # Any: that some stream ends here cannot be excluded.

@@ -1,4 +1,4 @@
-"""Conv1d: gather the taps of every output, one matrix product."""
+"""Conv1d: one matrix product, of windows that are read where they lie or gathered first."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from service.streaming.kernels import OneDnn
+from service.streaming.kernels import Native, OneDnn
 from service.streaming.lowering import lowers
 from service.streaming.numerics import Numerics
-from service.streaming.operator import Convolvable, Window, Windows
+from service.streaming.operator import Convolvable, Gathering, Operator, Window, Windows
+from service.streaming.operators.affine import ScaleShift
 from service.streaming.operators.filters import Filters
 from service.streaming.symbol import Layout, Symbol
 from service.streaming.tracing import Trace
@@ -22,7 +23,7 @@ MOST_PACKED = 16
 """Shapes of dense convolutions for which arranged filters are kept."""
 
 
-class Convolution(Filters, Convolvable):
+class Convolution(Filters, Convolvable, Gathering):
     """`torch.nn.functional.conv1d` with zero padding (left, right)."""
 
     name = "conv1d"
@@ -41,6 +42,9 @@ class Convolution(Filters, Convolvable):
         self.channels = self.outward
         self.right = padding[1]
         self.window = Window(stride, tuple(tap * dilation - padding[0] for tap in range(weight.shape[2])))
+
+    def take(self, weight: Float[Tensor, "C_out C_group k"], bias: Float[Tensor, "C_out"] | None) -> None:
+        super().take(weight, bias)
         self.filters = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         self._packed: dict[torch.Size, Tensor] = {}
 
@@ -50,12 +54,58 @@ class Convolution(Filters, Convolvable):
             result = self.start.expand(len(values), -1)
             for tap, weight in enumerate(self.tap_weights):
                 result = torch.addcmul(result, values[:, tap], weight)
+            result = result.relu_() if self.rectified else result
             return result if out is None else out.copy_(result)
         if self.groups == 1:
             return self.gemms[0](values.flatten(1), out)
         parts = torch.split(values, self.depth, dim=2)
         results = [product(part.flatten(1), None) for product, part in zip(self.gemms, parts, strict=True)]
         return torch.cat(results, 1) if out is None else torch.cat(results, 1, out=out)
+
+    @property
+    def gathers(self) -> bool:
+        if self.depthwise:
+            return self.weight.device.type == "cpu" and Native.for_type(self.weight.dtype) is not None
+        return all(product.gathers for product in self.gemms)
+
+    def gathered(
+        self,
+        source: Float[Tensor, "S C_in"],
+        addresses: Int[Tensor, "M*k"] | None,
+        count: int,
+        out: Float[Tensor, "M C"] | None,
+        added: Float[Tensor, "M C"] | None = None,
+        rectified: bool = False,
+    ) -> Float[Tensor, "M C"]:
+        if self.groups == 1:
+            return self.gemms[0].gathered(source, addresses, count, out, added, rectified)
+        room = source.new_empty(count, self.channels) if out is None else out
+        if self.depthwise:
+            own = Native.for_type(self.weight.dtype)
+            assert own is not None
+            return own.library.depthwise(source, addresses, self.tap_weights, self.start, room, self.rectified, added, rectified)
+        outs = room.chunk(self.groups, 1)
+        addends = [None] * self.groups if added is None else added.chunk(self.groups, 1)
+        for product, part, out, addend in zip(self.gemms, torch.split(source, self.depth, 1), outs, addends, strict=True):
+            product.gathered(part, addresses, count, out, addend, rectified)
+        return room
+
+    def absorbs(self, follower: Operator) -> bool:
+        if isinstance(follower, ScaleShift) and not self.rectified:
+            return self._scale(follower.scale.double(), follower.shift.double())
+        if self.depthwise and self.gathers and follower.name == "relu" and not self.rectified:
+            self.rectified = True
+            return True
+        return super().absorbs(follower)
+
+    def _scale(self, scale: Float64[Tensor, "C_out"], shift: Float64[Tensor, "C_out"]) -> bool:
+        """Takes in a normalisation; not one that no float32 could hold then."""
+        weight = (self.weight * scale.view(-1, 1, 1)).to(self.weight.dtype)
+        bias = (shift if self.bias is None else self.bias * scale + shift).to(self.weight.dtype)
+        if not (weight.isfinite().all() and bias.isfinite().all()):
+            return False
+        self.take(weight, bias)
+        return True
 
     def convolve(self, frames: Float[Tensor, "B L C_in"]) -> Float[Tensor, "M C"]:
         images = frames.transpose(1, 2).unsqueeze(2)

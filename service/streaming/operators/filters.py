@@ -19,18 +19,23 @@ class Filters(Windowed):
     def __init__(
         self, weight: Float[Tensor, "C_out C_group *_"], bias: Float[Tensor, "C_out"] | None, groups: int, numerics: Numerics
     ) -> None:
-        self.weight, self.bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
         self.outward, self.depth = weight.shape[:2]
         self.groups = groups
+        self.numerics = numerics
         self.rectified = False
         self.depthwise = groups > 1 and self.depth == 1 and self.outward == groups
+        self.take(weight, bias)
+
+    def take(self, weight: Float[Tensor, "C_out C_group *_"], bias: Float[Tensor, "C_out"] | None) -> None:
+        """Computes with these from now on."""
+        self.weight, self.bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
         if self.depthwise:
             self.tap_weights: Float[Tensor, "k *_ C"] = _reversed(self.weight.squeeze(1)).contiguous()
             self.start = self.weight.new_zeros(self.outward) if self.bias is None else self.bias
         else:
-            biases = [None] * groups if self.bias is None else list(self.bias.chunk(groups))
-            matrices = [_reversed(part).flatten(0, -2) for part in self.weight.chunk(groups)]
-            self.gemms = [Gemm(matrix, bias, numerics) for matrix, bias in zip(matrices, biases, strict=True)]
+            biases = [None] * self.groups if self.bias is None else list(self.bias.chunk(self.groups))
+            matrices = [_reversed(part).flatten(0, -2) for part in self.weight.chunk(self.groups)]
+            self.gemms = [Gemm(matrix, bias, self.numerics) for matrix, bias in zip(matrices, biases, strict=True)]
 
     def products(self) -> tuple[Gemm, ...]:
         return () if self.depthwise else tuple(self.gemms)

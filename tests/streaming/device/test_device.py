@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from service.nn import SlidingWindow
 from service.streaming import Program, Ragged, convert, verify
 from service.streaming.device.tables import Tables
+from service.streaming.native import torch_alone
 from tests.streaming import networks
 from tests.streaming.device.recorder import Recorder
 from tests.streaming.operators import weighted
@@ -122,7 +123,9 @@ def test_every_operator_of_the_table_can_be_captured(name: str, data: st.DataObj
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_bits_are_those_of_the_ordinary_path_through_freeze_thaw_rollback_and_growth(name: str) -> None:
     module, channels = network(name)
-    ordinary = _life(convert(module, channels, max_step=40))
+    with torch_alone():
+        program = convert(module, channels, max_step=40)
+    ordinary = _life(program)
     padded = _life(convert(module, channels, max_step=40, device=Recorder()))
 
     assert all(torch.equal(made, wanted) for made, wanted in zip(padded, ordinary, strict=True))

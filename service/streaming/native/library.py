@@ -1,0 +1,290 @@
+"""The compiled kernels (`rows.c`), called with the addresses of tensors; torch's own threads share the rows."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import structlog
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+
+log = structlog.get_logger("penstock.native")
+
+VARIANTS = {("x86_64", "AVX2"): "x86_64_v3", ("x86_64", "AVX512"): "x86_64_v4"}
+"""By machine and by what torch uses of its processor."""
+SHARE = 1 << 17
+"""Multiply-adds from which a part is worth a thread's while."""
+ADDRESSED = 1 << 14
+"""Addresses from which computing a part of them is."""
+COPIED = 1 << 16
+"""Bytes from which copying a part of them is."""
+
+
+class _Product(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("source", "weight", "bias", "added", "out", "at")] + [
+        (name, ctypes.c_int64) for name in ("source_stride", "added_stride", "out_stride", "taps", "depth", "columns", "rectified")
+    ]
+
+
+class _Retirement(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("rows", "ring", "slots", "start", "stop", "offset")] + [
+        (name, ctypes.c_int64) for name in ("depth", "channels")
+    ]
+
+
+class _Addressing(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in (
+            *("found", "slots", "start", "stop", "packed", "into_start", "into_packed"),
+            *("offsets", "depth", "ring_at", "low", "fill", "limit"),
+        )
+    ] + [(name, ctypes.c_int64) for name in ("streams", "readings", "rows", "taps", "stride", "stage_at")]
+
+
+@dataclass(frozen=True)
+class Readings:
+    """R readings of windows of k elements. Of each: what leads from a window's origin to its elements, the depth of its ring and
+    the row at which the rings begin, the lowest element that is data, and the row of its fill, or -1."""
+
+    offsets: Int64[Tensor, "R k"]
+    depth: Int64[Tensor, "R"]
+    ring_at: Int64[Tensor, "R"]
+    low: Int64[Tensor, "R"]
+    fill: Int64[Tensor, "R"]
+    stage_at: int
+
+
+class Library:
+    """The kernels for one instruction set. Tensors are float32 on the host; of those that are written, and of columns of integers,
+    the numbers lie side by side."""
+
+    def __init__(self, path: Path) -> None:
+        own = ctypes.CDLL(str(path))
+        own.lanes.restype = ctypes.c_int64
+        self.width = 2 * own.lanes()
+        """Columns of a panel of a weight."""
+        functions = (own.product, own.depthwise, own.addresses, own.retire)
+        self._product, self._depthwise, self._addresses, self._retire = (
+            ctypes.cast(function, ctypes.c_void_p).value for function in functions
+        )
+        self._parallel_for = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).torch_parallel_for
+        self._parallel_for.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2
+        self._parallel_for.restype = ctypes.c_int32
+
+    def panels(self, weight: Float[Tensor, "K N"]) -> Float[Tensor, "P K W"]:
+        """The weight as `product` takes it: panels of columns, the last one filled up with zeros."""
+        depth, columns = weight.shape
+        count = -(-columns // self.width)
+        filled = weight.new_zeros(depth, count * self.width)
+        filled[:, :columns] = weight
+        return filled.view(depth, count, self.width).transpose(0, 1).contiguous()
+
+    def product(
+        self,
+        source: Float[Tensor, "S C"],
+        addresses: Int[Tensor, "M*k"] | None,
+        panels: Float[Tensor, "P K W"],
+        bias: Float[Tensor, "N"],
+        out: Float[Tensor, "M N"],
+        rectified: bool = False,
+        added: Float[Tensor, "M N"] | None = None,
+        rectified_sum: bool = False,
+    ) -> Float[Tensor, "M N"]:
+        """`windows @ weight + bias` into `out`, rectified or not, then `added`, that rectified or not. A window is `K / C` rows of
+        the source, window after window at `addresses`, or one row after the other."""
+        inner, columns = panels.shape[1], bias.shape[0]
+        self._run(self._product, source, addresses, panels, bias, out, rectified + 2 * rectified_sum, added, inner, inner * columns)
+        return out
+
+    def depthwise(
+        self,
+        source: Float[Tensor, "S C"],
+        addresses: Int[Tensor, "M*k"] | None,
+        weight: Float[Tensor, "k C"],
+        bias: Float[Tensor, "C"],
+        out: Float[Tensor, "M C"],
+        rectified: bool = False,
+        added: Float[Tensor, "M C"] | None = None,
+        rectified_sum: bool = False,
+    ) -> Float[Tensor, "M C"]:
+        """The same, each channel by itself."""
+        self._run(
+            self._depthwise,
+            source,
+            addresses,
+            weight,
+            bias,
+            out,
+            rectified + 2 * rectified_sum,
+            added,
+            weight.numel(),
+            4 * weight.numel(),
+        )
+        return out
+
+    def _run(
+        self,
+        kernel: int | None,
+        source: Tensor,
+        addresses: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        out: Tensor,
+        rectified: int,
+        added: Tensor | None,
+        inner: int,
+        work: int,
+    ) -> None:
+        depth = source.shape[1]
+        source, added = _side_by_side(source), None if added is None else _side_by_side(added)
+        context = _Product(
+            source.data_ptr(),
+            weight.data_ptr(),
+            bias.data_ptr(),
+            None if added is None else added.data_ptr(),
+            out.data_ptr(),
+            None if addresses is None else addresses.data_ptr(),
+            source.stride(0),
+            0 if added is None else added.stride(0),
+            out.stride(0),
+            inner // depth,
+            depth,
+            bias.shape[0],
+            rectified,
+        )
+        self._share(kernel, context, out.shape[0], SHARE // max(1, work))
+
+    def addresses(
+        self,
+        readings: Readings,
+        slots: Int64[Tensor, "B"],
+        out: tuple[Int64[Tensor, "B"], Int64[Tensor, "B"], Int64[Tensor, "B"]],
+        rows: int,
+        into: tuple[Int64[Tensor, "B"], Int64[Tensor, "B"]],
+        stride: int,
+        limit: Int64[Tensor, "R B"] | None,
+    ) -> list[Int[Tensor, "M*k"]]:
+        """Per reading, the rows that the windows of `rows` output elements read, window after window.
+
+        `out` is every stream's first output element, the one after its last, and its first row; `into` its first new input element
+        and that one's row; `limit` how many elements of its input are data, where streams end."""
+        streams, (count, taps) = slots.shape[0], readings.offsets.shape
+        found = torch.empty(count, rows * taps, dtype=torch.int32)
+        context = _Addressing(
+            found.data_ptr(),
+            slots.data_ptr(),
+            *(part.data_ptr() for part in out),
+            *(part.data_ptr() for part in into),
+            readings.offsets.data_ptr(),
+            readings.depth.data_ptr(),
+            readings.ring_at.data_ptr(),
+            readings.low.data_ptr(),
+            readings.fill.data_ptr(),
+            None if limit is None else limit.data_ptr(),
+            streams,
+            count,
+            rows,
+            taps,
+            stride,
+            readings.stage_at,
+        )
+        self._share(self._addresses, context, streams, ADDRESSED * streams // max(1, found.numel()))
+        return list(found.unbind())
+
+    def retire(
+        self,
+        rows: Float[Tensor, "M C"],
+        ring: Float[Tensor, "slots_depth C"],
+        depth: int,
+        slots: Int64[Tensor, "B"],
+        start: Int64[Tensor, "B"],
+        stop: Int64[Tensor, "B"],
+        offset: Int64[Tensor, "B"],
+    ) -> None:
+        """Copies the last `depth` at most of every stream's packed rows, its elements from `start` to `stop`, into its ring."""
+        channels = rows.shape[1]
+        context = _Retirement(
+            rows.data_ptr(),
+            ring.data_ptr(),
+            slots.data_ptr(),
+            start.data_ptr(),
+            stop.data_ptr(),
+            offset.data_ptr(),
+            depth,
+            channels,
+        )
+        streams = slots.shape[0]
+        self._share(self._retire, context, streams, COPIED * streams // max(1, rows.shape[0] * channels * rows.itemsize))
+
+    def _share(self, kernel: int | None, context: ctypes.Structure, count: int, grain: int) -> None:
+        """Calls the kernel for all of `count`, `grain` at least by each thread."""
+        if self._parallel_for(0, count, max(1, grain), kernel, ctypes.addressof(context)):
+            raise RuntimeError("torch could not share a kernel's work between threads")
+
+
+def _side_by_side(rows: Float[Tensor, "M C"]) -> Float[Tensor, "M C"]:
+    return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
+
+
+def library() -> Library | None:
+    """The kernels for this processor. None where the package was built without any, or where they do not compute as torch does."""
+    return None if _alone.get() else _loaded()
+
+
+@contextmanager
+def torch_alone() -> Iterator[None]:
+    """What is converted within computes with torch's kernels."""
+    before = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(before)
+
+
+_alone: ContextVar[bool] = ContextVar("torch_alone", default=False)
+
+
+@cache
+def _loaded() -> Library | None:
+    variant = VARIANTS.get((platform.machine(), torch.backends.cpu.get_cpu_capability()))
+    path = Path(__file__).parent / f"_rows_{variant}.so"
+    if not path.exists():
+        return None
+    try:
+        found = Library(path)
+    except (OSError, AttributeError) as error:
+        log.warning("kernels_not_loaded", path=path.name, reason=str(error))
+        return None
+    if not _computes(found):
+        log.warning("kernels_not_used", path=path.name, reason="they compute something else than torch does")
+        return None
+    return found
+
+
+def _computes(found: Library) -> bool:
+    """Whether a product, a depthwise one and a ring come out as they should."""
+    generator = torch.Generator().manual_seed(1)
+    source = torch.randn(50, 5, generator=generator)
+    at = torch.randint(0, 50, (29 * 3,), generator=generator, dtype=torch.int32)
+    weight, bias = torch.randn(15, 37, generator=generator), torch.randn(37, generator=generator)
+    windows = source[at.long()].view(29, 15)
+    expected = torch.relu(windows @ weight + bias)
+    made = found.product(source, at, found.panels(weight), bias, torch.empty(29, 37), rectified=True)
+    each = found.depthwise(source, at, weight[:3, :5].contiguous(), bias[:5], torch.empty(29, 5))
+    ring = torch.zeros(2 * 4, 5)
+    bounds = [torch.tensor([number]) for number in (1, 3, 9, 0)]
+    found.retire(source[:6], ring, 4, *bounds)
+    return (
+        torch.allclose(made, expected, atol=1e-4)
+        and torch.allclose(each, (windows.view(29, 3, 5) * weight[:3, :5]).sum(1) + bias[:5], atol=1e-4)
+        and torch.equal(ring[4:], source[[5, 2, 3, 4]])
+    )
