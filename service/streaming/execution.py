@@ -84,11 +84,11 @@ def fused(steps: Sequence[Step]) -> tuple[Step, ...]:
 def _completes(before: Step, step: Step) -> bool:
     first, operator = (before.parts or (before,))[0].node.operator, step.node.operator
     only = before.node.output.index in step.forgotten and before.node.output not in step.retired
+    output = step.node.output
     alike = all(
-        reading.in_place
-        and reading.view.channels == step.node.output.channels
-        and reading.view.timeline == step.node.output.timeline
+        reading.in_place and view.channels == output.channels and view.timeline == view.value.timeline == output.timeline
         for reading in step.readings
+        for view in [reading.view]
     )
     if not (only and alike and isinstance(first, Gathering) and first.gathers):
         return False
@@ -131,9 +131,11 @@ def _run(step: Step, state: State, turn: Turn, rows: Rows) -> None:
 
 def _fused(step: Step, state: State, turn: Turn, span: Span, rows: Rows, target: Tensor | None) -> Tensor:
     first, second, *more = step.parts
-    (other,) = (reading.view.value for reading in second.readings if reading.view.value is not first.node.output)
-    spans = [turn.span(value) for value in (first.node.output, second.node.output, other)]
-    if any(each is not span for each in spans) or (turn.dense and first.dense is not None and first.dense.takes(span)):
+    other = second.node.inputs[second.node.inputs[0].value is first.node.output].value
+    values = first.node.output, other, second.node.output
+    # All have the same rows, unless they are rebuilt, each from another element on.
+    apart = isinstance(turn, WarmTurn) and any(turn.span(value) is not span for value in values)
+    if apart or (turn.dense and first.dense is not None and first.dense.takes(span)):
         for part in step.parts[:-1]:
             _run(part, state, turn, rows)
         made = step.parts[-1].compute(step.parts[-1], state, turn, span, rows, target)

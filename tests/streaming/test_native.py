@@ -187,12 +187,13 @@ def test_torch_alone_computes_the_same_but_for_the_last_bits() -> None:
 
 
 def _streamed(program: Program) -> Tensor:
-    """Three streams in uneven chunks, one of which ends in the middle; all outputs in order."""
+    """Three streams in uneven chunks, one of which ends in the middle, frozen and thawed now and then; all outputs in order."""
     generator = torch.Generator().manual_seed(5)
     state, made = program.new_state(5), []
     slots = torch.tensor([2, 4, 1])
     for lengths in ([1, 0, 3], [30, 2, 1], [1, 1, 1], [0, 70, 5], [300, 3, 9]):
         chunks = Ragged(torch.randn(sum(lengths), program.channels, generator=generator), torch.tensor(lengths))
+        program.thaw(state, slots, program.freeze(state, slots))
         made.append(program.step(state, slots, chunks, torch.tensor([False, lengths[0] == 0, False])).values)
     return torch.cat(made)
 
@@ -208,7 +209,9 @@ def test_arguments_may_lie_anyhow() -> None:
     module = nn.Sequential(nn.Conv1d(4, 4, 1, groups=4), nn.Conv1d(4, 3, 2)).eval()
     program = convert(module, 4)
     values, slots, lengths = torch.randn(4, 12).t(), torch.arange(1, 9)[::3], torch.tensor([[5, 0], [3, 0], [4, 0]])[:, 0]
-    made = program.step(program.new_state(9), slots, Ragged(values, lengths))
-    same = program.step(program.new_state(9), slots.clone(), Ragged(values.contiguous(), lengths.clone()))
-    assert torch.equal(made.values, same.values)
-    torch.testing.assert_close(made.values[:4], module(values[None, :5].transpose(1, 2))[0].t())
+    state, other = program.new_state(9), program.new_state(9)
+    first = program.step(state, slots, Ragged(values, lengths)).values
+    torch.testing.assert_close(first[:4], module(values[None, :5].transpose(1, 2))[0].t())
+    assert torch.equal(first, program.step(other, slots.clone(), Ragged(values.contiguous(), lengths.clone())).values)
+    second = program.step(state, slots.flip(0), Ragged(values, lengths)).values
+    assert torch.equal(second, program.step(other, slots.flip(0), Ragged(values, lengths)).values)
