@@ -90,19 +90,17 @@ class Group:
         rebuilt = isinstance(turn, WarmTurn)
         key = (rebuilt, [store.ring_at for store in read])
         if self._described[0] != key:
-            self._described = (key, self._describe(read, rebuilt))
+            self._described = (key, self.describe(read, rebuilt))
         readings = self._described[1]
         assert readings is not None
         limit = None
         if turn.final is not None:
             highs = [reading.view.high or reading.view.value.timeline.total for reading in self.readings]
             limit = torch.stack([turn.limit(high) for high in highs])
-        return own.addresses(
-            readings, turn.slots, (out.start, out.stop, out.offset), out.rows, (into.start, into.offset), self.stride, limit
-        )
+        return own.addresses(readings, turn.packed(out), out.rows, turn.packed(into), self.stride, limit)
 
-    def _describe(self, read: Sequence[Store], rebuilt: bool) -> Readings:
-        """`rebuilt`: nothing is read from rings."""
+    def describe(self, read: Sequence[Store], rebuilt: bool) -> Readings:
+        """The readings as a kernel takes them; `rebuilt`: nothing is read from rings."""
         padded = [bool(read) and reading.padded for reading in self.readings]
         return Readings(
             offsets=torch.tensor([reading.offsets for reading in self.readings]),

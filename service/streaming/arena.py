@@ -11,6 +11,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from service.streaming.device.rounds import Rounds
+    from service.streaming.tape import Tape
 
 DUMMY_SLOT = 0
 WIDE = (torch.complex128, torch.float64)
@@ -130,7 +131,8 @@ class State:
 
     `frames [slots]` counts the frames each stream has fed, `behind` marks the streams of which only the sources hold what they
     should, both always on the host; `stores` are the rings by value index, `hidden` the recurrences' memories by node index,
-    `program` the fingerprint of the program that made it, `rounds` what an accelerator needs besides.
+    `program` the fingerprint of the program that made it, `rounds` what an accelerator needs besides, `tape` the calls
+    of kernels of our own.
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class State:
         self.hidden = hidden
         self.scratch = Scratch(like)
         self.rounds = rounds
+        self.tape: Tape | None = None
 
     def holds(self, rows: Tensor) -> bool:
         """Whether the tensor is a part of a store."""

@@ -45,7 +45,19 @@ class Step:
     forgotten: tuple[int, ...]
     """Values whose new rows nobody needs any more, so that their memory, still in the cache, serves the next node."""
     parts: tuple[Step, ...] = ()
-    """Steps that are one here, in most rounds."""
+    """Steps that are one here, in most rounds: a product, a sum, a relu perhaps."""
+
+    @property
+    def first(self) -> Step:
+        return self.parts[0] if self.parts else self
+
+    @property
+    def added(self) -> Value | None:
+        """What the sum adds to the product."""
+        if not self.parts:
+            return None
+        one, other = (view.value for view in self.parts[1].node.inputs)
+        return one if other is self.first.node.output else other
 
 
 def prepare(plan: Plan, dense: bool) -> tuple[Step, ...]:
@@ -82,7 +94,7 @@ def fused(steps: Sequence[Step]) -> tuple[Step, ...]:
 
 
 def _completes(before: Step, step: Step) -> bool:
-    first, operator = (before.parts or (before,))[0].node.operator, step.node.operator
+    first, operator = before.first.node.operator, step.node.operator
     only = before.node.output.index in step.forgotten and before.node.output not in step.retired
     output = step.node.output
     alike = all(
@@ -131,7 +143,8 @@ def _run(step: Step, state: State, turn: Turn, rows: Rows) -> None:
 
 def _fused(step: Step, state: State, turn: Turn, span: Span, rows: Rows, target: Tensor | None) -> Tensor:
     first, second, *more = step.parts
-    other = second.node.inputs[second.node.inputs[0].value is first.node.output].value
+    other = step.added
+    assert other is not None
     values = first.node.output, other, second.node.output
     # All have the same rows, unless they are rebuilt, each from another element on.
     apart = isinstance(turn, WarmTurn) and any(turn.span(value) is not span for value in values)
@@ -220,7 +233,7 @@ def retire(store: Store, turn: Turn, span: Span, fresh: Float[Tensor, "M C"], al
     if not span.rows:
         return
     if turn.own is not None:
-        turn.own.retire(fresh, store.ring, store.depth, turn.slots, span.start, span.stop, span.offset)
+        turn.own.retire(fresh, store.ring, store.depth, turn.packed(span))
         return
     if span.longest <= store.depth:
         longest = span.longest

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from service.errors import NotStreamable
 from service.streaming.kernels import BUCKETS, PLAIN, THIN, TILE, Blas, Kernel, Native, OneDnn, Quickest
+from service.streaming.native import Multiplication
 
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
@@ -68,6 +69,12 @@ class Gemm:
     def gathers(self) -> bool:
         """Whether windows need not lie side by side."""
         return isinstance(self.kernel, Native)
+
+    @property
+    def multiplication(self) -> Multiplication:
+        """What our own kernel is called with."""
+        (panels,) = self.weight
+        return Multiplication(panels, self._start, False, self.rectified)
 
     def gathered(
         self,

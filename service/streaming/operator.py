@@ -20,6 +20,7 @@ from torch import Tensor
 from service.streaming.timeline import Count, Frames, Timeline
 
 if TYPE_CHECKING:
+    from service.streaming.native import Multiplication
     from service.streaming.numerics import Gemm
     from service.streaming.turn import Span
 
@@ -239,6 +240,11 @@ class Gathering(Windowed):
     @abstractmethod
     def gathers(self) -> bool:
         """Whether there is such a kernel."""
+
+    @property
+    @abstractmethod
+    def multiplication(self) -> Multiplication | None:
+        """What such a kernel is called with; None where several calls make one result."""
 
     @abstractmethod
     def gathered(

@@ -30,6 +30,7 @@ from service.streaming.plan import Plan
 from service.streaming.precision import Precision
 from service.streaming.ragged import Ragged
 from service.streaming.snapshot import Checkpoint
+from service.streaming.tape import Tape, suits
 from service.streaming.timeline import Count
 from service.streaming.turn import Turn, WarmTurn, pieces
 
@@ -67,6 +68,7 @@ class Program:
             self.steps = relocated(self.steps, accelerator, numerics)
         self._rebuilt = max(_frames(value, plan.tails[value.index]) for value in plan.sources)
         self._absorbs = accelerator is None and all(value is self.graph.input for value in plan.sources)
+        self._taped = self.own is not None and suits(self.steps, plan)
         self._trials = Trials() if any(step.dense for step in self.steps) else None
         self.cutter = None if accelerator is None else Cutter(plan, levels_of(plan, max_step, numerics is Numerics.EXACT))
         self.admission = Admission(self.graph)
@@ -319,7 +321,10 @@ class Program:
         trial = None if self._trials is None else self._trials.of(turn, turn.span(self.graph.input))
         turn.dense = trial is not None and trial.dense
         begun = time.perf_counter()
-        run(self.steps, state, turn, rows)
+        if self._taped and turn.final is None and not turn.dense:
+            rows[self.output.index] = self._tape(state).run(turn)
+        else:
+            run(self.steps, state, turn, rows)
         if trial is not None and not trial.settled:
             trial.took(time.perf_counter() - begun)
         self._advance(state, turn)
@@ -327,6 +332,12 @@ class Program:
         # Not a view of memory that the next step overwrites, nor of the caller's.
         lent = output.untyped_storage().data_ptr() == values.untyped_storage().data_ptr() or state.holds(output)
         return output.clone() if lent else output
+
+    def _tape(self, state: State) -> Tape:
+        if state.tape is None:
+            assert self.own is not None
+            state.tape = Tape(self.own, self.steps, self.output, state)
+        return state.tape
 
     def _advance(self, state: State, turn: Turn) -> None:
         state.frames.index_copy_(0, turn.slots, turn.after)

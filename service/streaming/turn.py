@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from service.streaming.graph import Value
-from service.streaming.native import Library
+from service.streaming.native import Library, Packed
 from service.streaming.timeline import Count
 
 END_OF_TIME = torch.iinfo(torch.int64).max
@@ -216,6 +216,10 @@ class Turn:
                 start = self._starts[timeline.ready] = timeline.ready(self.before)
             span = self._spans[key] = Span(start, timeline.until(self.after, self.final))
         return span
+
+    def packed(self, span: Span) -> Packed:
+        """The span's elements as a kernel takes them."""
+        return Packed(self.slots, span.start, span.stop, span.offset)
 
     def limit(self, high: Count) -> Int64[Tensor, "B"]:
         """Where data ends for streams that end now; nowhere for the others."""

@@ -14,7 +14,7 @@ from service.bench.network import Network
 from service.streaming import Program, Ragged, convert
 from service.streaming import program as programs
 from service.streaming.execution import Step
-from service.streaming.native import Library, library, torch_alone
+from service.streaming.native import Library, Packed, library, torch_alone
 from service.streaming.native.library import VARIANTS
 
 FOUND = library()
@@ -142,7 +142,7 @@ def test_what_a_ring_takes_in(depth: int, channels: int, fed: list[tuple[int, in
         for element in range(length):
             expected[slot * depth + (first + element) % depth] = rows[offset + element]
 
-    FOUND.retire(rows, ring, depth, slots, start, start + lengths, packed)
+    FOUND.retire(rows, ring, depth, Packed(slots, start, start + lengths, packed))
 
     assert torch.equal(ring, expected)
 

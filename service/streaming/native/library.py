@@ -10,11 +10,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
+
+from service.streaming.native.contexts import Addressing, Call, Elements, Product, Retirement
+
+NOT_SHARED = "torch could not share a kernel's work between threads"
 
 log = structlog.get_logger("penstock.native")
 
@@ -26,28 +31,6 @@ ADDRESSED = 1 << 14
 """Addresses from which computing a part of them is."""
 COPIED = 1 << 16
 """Bytes from which copying a part of them is."""
-
-
-class _Product(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("source", "weight", "bias", "added", "out", "at")] + [
-        (name, ctypes.c_int64) for name in ("source_stride", "added_stride", "out_stride", "taps", "depth", "columns", "rectified")
-    ]
-
-
-class _Retirement(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("rows", "ring", "slots", "start", "stop", "offset")] + [
-        (name, ctypes.c_int64) for name in ("depth", "channels")
-    ]
-
-
-class _Addressing(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in (
-            *("found", "slots", "start", "stop", "packed", "into_start", "into_packed"),
-            *("offsets", "depth", "ring_at", "low", "fill", "limit"),
-        )
-    ] + [(name, ctypes.c_int64) for name in ("streams", "readings", "rows", "taps", "stride", "stage_at")]
 
 
 @dataclass(frozen=True)
@@ -62,6 +45,69 @@ class Readings:
     fill: Int64[Tensor, "R"]
     stage_at: int
 
+    def context(self, stride: int) -> Addressing:
+        """All that does not change from round to round."""
+        parts = (self.offsets, self.depth, self.ring_at, self.low, self.fill)
+        count, taps = self.offsets.shape
+        return Addressing(None, None, None, *(part.data_ptr() for part in parts), None, 0, count, 0, taps, stride, self.stage_at)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Elements of B streams: their slots, the first one of each, the one after the last, and the packed row of the first."""
+
+    slots: Int64[Tensor, "B"]
+    start: Int64[Tensor, "B"]
+    stop: Int64[Tensor, "B"]
+    offset: Int64[Tensor, "B"]
+
+    def elements(self) -> Elements:
+        return Elements(self.slots.data_ptr(), self.start.data_ptr(), self.stop.data_ptr(), self.offset.data_ptr())
+
+
+@dataclass(frozen=True)
+class Multiplication:
+    """What windows are multiplied by: panels of a weight, or one number per tap and channel, and a bias; `rectified` or not."""
+
+    weight: Float[Tensor, "P K W"] | Float[Tensor, "k C"]
+    bias: Float[Tensor, "N"]
+    depthwise: bool
+    rectified: bool
+
+    @property
+    def inner(self) -> int:
+        """Numbers of a window."""
+        return self.weight.numel() if self.depthwise else self.weight.shape[1]
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds of a row, or what costs as much."""
+        return 4 * self.weight.numel() if self.depthwise else self.weight.shape[1] * self.bias.shape[0]
+
+
+class Kernels(NamedTuple):
+    """The addresses of the functions."""
+
+    product: int
+    depthwise: int
+    addresses: int
+    retire: int
+
+
+def multiplied_at_once(work: int) -> int:
+    """Of rows of so many multiply-adds each: how many are worth a thread's while."""
+    return max(1, SHARE // max(1, work))
+
+
+def addressed_at_once(streams: int, addresses: int) -> int:
+    """Of streams that have so many addresses together."""
+    return max(1, ADDRESSED * streams // max(1, addresses))
+
+
+def copied_at_once(streams: int, numbers: int) -> int:
+    """Of streams that have so many numbers together."""
+    return max(1, COPIED * streams // max(1, 4 * numbers))
+
 
 class Library:
     """The kernels for one instruction set. Tensors are float32 on the host; of those that are written, and of columns of integers,
@@ -73,12 +119,14 @@ class Library:
         self.width = 2 * own.lanes()
         """Columns of a panel of a weight."""
         functions = (own.product, own.depthwise, own.addresses, own.retire)
-        self._product, self._depthwise, self._addresses, self._retire = (
-            ctypes.cast(function, ctypes.c_void_p).value for function in functions
-        )
+        self.kernels = Kernels(*(ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions))
         self._parallel_for = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).torch_parallel_for
         self._parallel_for.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2
         self._parallel_for.restype = ctypes.c_int32
+        self._one_after_the_other = own.run
+        self._one_after_the_other.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+        self._one_after_the_other.restype = ctypes.c_int32
+        self._share_address = ctypes.cast(self._parallel_for, ctypes.c_void_p)
 
     def panels(self, weight: Float[Tensor, "K N"]) -> Float[Tensor, "P K W"]:
         """The weight as `product` takes it: panels of columns, the last one filled up with zeros."""
@@ -102,7 +150,9 @@ class Library:
         """`windows @ weight + bias` into `out`, rectified or not, then `added`, that rectified or not. A window is `K / C` rows of
         the source, window after window at `addresses`, or one row after the other."""
         inner, columns = panels.shape[1], bias.shape[0]
-        self._run(self._product, source, addresses, panels, bias, out, rectified + 2 * rectified_sum, added, inner, inner * columns)
+        self._run(
+            self.kernels.product, source, addresses, panels, bias, out, rectified + 2 * rectified_sum, added, inner, inner * columns
+        )
         return out
 
     def depthwise(
@@ -118,7 +168,7 @@ class Library:
     ) -> Float[Tensor, "M C"]:
         """The same, each channel by itself."""
         self._run(
-            self._depthwise,
+            self.kernels.depthwise,
             source,
             addresses,
             weight,
@@ -146,7 +196,7 @@ class Library:
     ) -> None:
         depth = source.shape[1]
         source, added = _side_by_side(source), None if added is None else _side_by_side(added)
-        context = _Product(
+        context = Product(
             source.data_ptr(),
             weight.data_ptr(),
             bias.data_ptr(),
@@ -161,74 +211,39 @@ class Library:
             bias.shape[0],
             rectified,
         )
-        self._share(kernel, context, out.shape[0], SHARE // max(1, work))
+        self._share(kernel, context, out.shape[0], multiplied_at_once(work))
+
+    def run(self, calls: ctypes.Array[Call]) -> None:
+        """All of them, one after the other."""
+        if self._one_after_the_other(ctypes.addressof(calls), len(calls), self._share_address):
+            raise RuntimeError(NOT_SHARED)
 
     def addresses(
-        self,
-        readings: Readings,
-        slots: Int64[Tensor, "B"],
-        out: tuple[Int64[Tensor, "B"], Int64[Tensor, "B"], Int64[Tensor, "B"]],
-        rows: int,
-        into: tuple[Int64[Tensor, "B"], Int64[Tensor, "B"]],
-        stride: int,
-        limit: Int64[Tensor, "R B"] | None,
+        self, readings: Readings, out: Packed, rows: int, into: Packed, stride: int, limit: Int64[Tensor, "R B"] | None
     ) -> list[Int[Tensor, "M*k"]]:
-        """Per reading, the rows that the windows of `rows` output elements read, window after window.
-
-        `out` is every stream's first output element, the one after its last, and its first row; `into` its first new input element
-        and that one's row; `limit` how many elements of its input are data, where streams end."""
-        streams, (count, taps) = slots.shape[0], readings.offsets.shape
+        """Per reading, the rows that the windows of the `rows` output elements `out` read among the elements `into`, window after
+        window. `limit` says how many elements of the input are data, where streams end."""
+        streams, (count, taps) = out.slots.shape[0], readings.offsets.shape
         found = torch.empty(count, rows * taps, dtype=torch.int32)
-        context = _Addressing(
-            found.data_ptr(),
-            slots.data_ptr(),
-            *(part.data_ptr() for part in out),
-            *(part.data_ptr() for part in into),
-            readings.offsets.data_ptr(),
-            readings.depth.data_ptr(),
-            readings.ring_at.data_ptr(),
-            readings.low.data_ptr(),
-            readings.fill.data_ptr(),
-            None if limit is None else limit.data_ptr(),
-            streams,
-            count,
-            rows,
-            taps,
-            stride,
-            readings.stage_at,
-        )
-        self._share(self._addresses, context, streams, ADDRESSED * streams // max(1, found.numel()))
+        context = readings.context(stride)
+        written, read = out.elements(), into.elements()
+        context.found, context.out, context.into = found.data_ptr(), ctypes.addressof(written), ctypes.addressof(read)
+        context.limit = None if limit is None else limit.data_ptr()
+        context.streams, context.rows = streams, rows
+        self._share(self.kernels.addresses, context, streams, addressed_at_once(streams, found.numel()))
         return list(found.unbind())
 
-    def retire(
-        self,
-        rows: Float[Tensor, "M C"],
-        ring: Float[Tensor, "slots_depth C"],
-        depth: int,
-        slots: Int64[Tensor, "B"],
-        start: Int64[Tensor, "B"],
-        stop: Int64[Tensor, "B"],
-        offset: Int64[Tensor, "B"],
-    ) -> None:
-        """Copies the last `depth` at most of every stream's packed rows, its elements from `start` to `stop`, into its ring."""
-        channels = rows.shape[1]
-        context = _Retirement(
-            rows.data_ptr(),
-            ring.data_ptr(),
-            slots.data_ptr(),
-            start.data_ptr(),
-            stop.data_ptr(),
-            offset.data_ptr(),
-            depth,
-            channels,
-        )
-        streams = slots.shape[0]
-        self._share(self._retire, context, streams, COPIED * streams // max(1, rows.shape[0] * channels * rows.itemsize))
+    def retire(self, rows: Float[Tensor, "M C"], ring: Float[Tensor, "slots_depth C"], depth: int, packed: Packed) -> None:
+        """Copies the last `depth` at most of every stream's packed rows into its ring."""
+        channels, streams = rows.shape[1], packed.slots.shape[0]
+        elements = packed.elements()
+        context = Retirement(rows.data_ptr(), ring.data_ptr(), ctypes.addressof(elements), depth, channels)
+        self._share(self.kernels.retire, context, streams, copied_at_once(streams, rows.numel()))
 
     def _share(self, kernel: int | None, context: ctypes.Structure, count: int, grain: int) -> None:
         """Calls the kernel for all of `count`, `grain` at least by each thread."""
-        if self._parallel_for(0, count, max(1, grain), kernel, ctypes.addressof(context)):
-            raise RuntimeError("torch could not share a kernel's work between threads")
+        if self._parallel_for(0, count, grain, kernel, ctypes.addressof(context)):
+            raise RuntimeError(NOT_SHARED)
 
 
 def _side_by_side(rows: Float[Tensor, "M C"]) -> Float[Tensor, "M C"]:
@@ -281,8 +296,7 @@ def _computes(found: Library) -> bool:
     made = found.product(source, at, found.panels(weight), bias, torch.empty(29, 37), rectified=True)
     each = found.depthwise(source, at, weight[:3, :5].contiguous(), bias[:5], torch.empty(29, 5))
     ring = torch.zeros(2 * 4, 5)
-    bounds = [torch.tensor([number]) for number in (1, 3, 9, 0)]
-    found.retire(source[:6], ring, 4, *bounds)
+    found.retire(source[:6], ring, 4, Packed(*(torch.tensor([number]) for number in (1, 3, 9, 0))))
     return (
         torch.allclose(made, expected, atol=1e-4)
         and torch.allclose(each, (windows.view(29, 3, 5) * weight[:3, :5]).sum(1) + bias[:5], atol=1e-4)

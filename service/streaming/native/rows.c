@@ -187,13 +187,18 @@ void depthwise(int64_t begin, int64_t end, void *context) {
     }
 }
 
+/* Elements of every stream: its slot, the first of them, the one after the last, and the packed row of the first. */
+typedef struct {
+    const int64_t *slots, *start, *stop, *packed;
+} Elements;
+
 /* Where the elements lie that windows read. Output element `j` of a stream reads, at tap `t` of reading `r`, the element
    `i = j * stride + offsets[r * taps + t]` of its input: a fill row where `i` lies below `low[r]` or from `limit[r * streams + b]`
    on, a row of the staging area from the input's first new element on, a row of the ring before it. A reading without padding
    has `fill[r]` below 0, one that reads no ring `depth[r]` 0; `limit` may be missing. */
 typedef struct {
     int32_t *found; /* [readings, rows, taps] */
-    const int64_t *slots, *start, *stop, *packed, *into_start, *into_packed;     /* [streams] */
+    const Elements *out, *into;
     const int64_t *offsets, *depth, *ring_at, *low, *fill, *limit; /* [readings, taps], [readings], …, [readings, streams] */
     int64_t streams, readings, rows, taps, stride, stage_at;
 } Addressing;
@@ -203,17 +208,18 @@ void addresses(int64_t begin, int64_t end, void *context) {
     const Addressing *p = context;
     const int64_t taps = p->taps, stride = p->stride;
     for (int64_t b = begin; b < end; b++) {
-        const int64_t count = p->stop[b] - p->start[b], origin = p->start[b] * stride, fresh = p->into_start[b];
+        const int64_t first = p->out->start[b], count = p->out->stop[b] - first;
+        const int64_t origin = first * stride, fresh = p->into->start[b];
         if (count <= 0) continue;
         for (int64_t r = 0; r < p->readings; r++) {
             const int64_t depth = p->depth[r], low = p->low[r], fill = p->fill[r];
             const int64_t limit = p->limit ? p->limit[r * p->streams + b] : INT64_MAX;
-            const int64_t staged = p->stage_at + p->into_packed[b] - fresh;
-            const int64_t ring = p->ring_at[r] + p->slots[b] * depth, mask = depth - 1;
+            const int64_t staged = p->stage_at + p->into->packed[b] - fresh;
+            const int64_t ring = p->ring_at[r] + p->out->slots[b] * depth, mask = depth - 1;
             const int64_t *offsets = p->offsets + r * taps;
             const int64_t last = origin + (count - 1) * stride + offsets[taps - 1];
             const int pads = fill >= 0 && (origin + offsets[0] < low || last >= limit);
-            int32_t *found = p->found + (r * p->rows + p->packed[b]) * taps;
+            int32_t *found = p->found + (r * p->rows + p->out->packed[b]) * taps;
             for (int64_t j = 0, at = origin; j < count; j++, at += stride, found += taps) {
                 for (int64_t t = 0; t < taps; t++) {
                     const int64_t i = at + offsets[t];
@@ -225,13 +231,12 @@ void addresses(int64_t begin, int64_t end, void *context) {
     }
 }
 
-/* Packed rows into rings of `depth` rows, a power of two: stream `b` has rows `offset[b]` to `offset[b] + stop[b] - start[b]`,
-   which are its elements from `start[b]` on; of more than `depth` the last ones stay. Element `j` of slot `s` is row
-   `s * depth + j % depth`. A row has `channels` numbers. */
+/* Packed rows into rings of `depth` rows, a power of two; of more than `depth` of a stream the last ones stay. Element `j` of slot
+   `s` is row `s * depth + j % depth`. A row has `channels` numbers. */
 typedef struct {
     const float *rows;
     float *ring;
-    const int64_t *slots, *start, *stop, *offset;
+    const Elements *elements;
     int64_t depth, channels;
 } Retirement;
 
@@ -240,18 +245,35 @@ void retire(int64_t begin, int64_t end, void *context) {
     const Retirement *p = context;
     const size_t bytes = p->channels * sizeof(float);
     for (int64_t b = begin; b < end; b++) {
-        int64_t first = p->start[b];
-        if (p->stop[b] - first > p->depth) first = p->stop[b] - p->depth;
-        const float *from = p->rows + (p->offset[b] + first - p->start[b]) * p->channels;
-        while (first < p->stop[b]) {
+        const int64_t start = p->elements->start[b], stop = p->elements->stop[b];
+        int64_t first = stop - start > p->depth ? stop - p->depth : start;
+        const float *from = p->rows + (p->elements->packed[b] + first - start) * p->channels;
+        while (first < stop) {
             const int64_t place = first & (p->depth - 1);
-            const int64_t left = p->stop[b] - first, room = p->depth - place;
+            const int64_t left = stop - first, room = p->depth - place;
             const int64_t count = left < room ? left : room;
-            memcpy(p->ring + (p->slots[b] * p->depth + place) * p->channels, from, count * bytes);
+            memcpy(p->ring + (p->elements->slots[b] * p->depth + place) * p->channels, from, count * bytes);
             from += count * p->channels;
             first += count;
         }
     }
+}
+
+typedef void Kernel(int64_t begin, int64_t end, void *context);
+typedef int32_t Share(int64_t begin, int64_t end, int64_t grain, Kernel *kernel, void *context);
+
+typedef struct {
+    Kernel *kernel;
+    void *context;
+    int64_t count, grain;
+} Call;
+
+/* One call after the other, each shared by threads; not 0 where that failed. */
+int32_t run(const Call *calls, int64_t count, Share *share) {
+    int32_t failed = 0;
+    for (int64_t i = 0; i < count && !failed; i++)
+        failed = share(0, calls[i].count, calls[i].grain, calls[i].kernel, calls[i].context);
+    return failed;
 }
 
 /* Numbers per vector: a panel of the weight is twice as wide. */

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from service.streaming.kernels import Native, OneDnn
 from service.streaming.lowering import lowers
+from service.streaming.native import Multiplication
 from service.streaming.numerics import Numerics
 from service.streaming.operator import Convolvable, Gathering, Operator, Window, Windows
 from service.streaming.operators.affine import ScaleShift
@@ -67,6 +68,12 @@ class Convolution(Filters, Convolvable, Gathering):
         if self.depthwise:
             return self.weight.device.type == "cpu" and Native.for_type(self.weight.dtype) is not None
         return all(product.gathers for product in self.gemms)
+
+    @property
+    def multiplication(self) -> Multiplication | None:
+        if self.depthwise:
+            return Multiplication(self.tap_weights, self.start, True, self.rectified)
+        return self.gemms[0].multiplication if self.groups == 1 else None
 
     def gathered(
         self,
