@@ -68,7 +68,8 @@ class Program:
             self.steps = relocated(self.steps, accelerator, numerics)
         self._rebuilt = max(_frames(value, plan.tails[value.index]) for value in plan.sources)
         self._absorbs = accelerator is None and all(value is self.graph.input for value in plan.sources)
-        self._taped = self.own is not None and suits(self.steps, plan)
+        self.taped = self.own is not None and suits(self.steps, plan)
+        """Whether a round is one call, where it can be; else kernel by kernel, with the same bits."""
         self._trials = Trials() if any(step.dense for step in self.steps) else None
         self.cutter = None if accelerator is None else Cutter(plan, levels_of(plan, max_step, numerics is Numerics.EXACT))
         self.admission = Admission(self.graph)
@@ -321,7 +322,7 @@ class Program:
         trial = None if self._trials is None else self._trials.of(turn, turn.span(self.graph.input))
         turn.dense = trial is not None and trial.dense
         begun = time.perf_counter()
-        if self._taped and turn.final is None and not turn.dense:
+        if self.taped and turn.final is None and not turn.dense:
             rows[self.output.index] = self._tape(state).run(turn)
         else:
             run(self.steps, state, turn, rows)

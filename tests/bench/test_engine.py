@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from service.bench.engine.contenders import Contender, Lockstep, contenders
+from service.bench.engine.contenders import Contender, Lockstep, Penstock, contenders
 from service.bench.engine.networks import FACTORIES, network
+from service.bench.engine.products import BareProducts
 from service.bench.engine.run import CASES, Case, Comparison, Figure, check, sparse
 from service.errors import PenstockError
 
@@ -51,3 +52,12 @@ def test_the_weights_are_the_same_at_every_run() -> None:
 
 def test_one_key_of_many_slots_is_compared_with_one_of_few() -> None:
     assert [figure.name for figure in sparse(1).figures] == ["penstock exact", "penstock exact, 10,000 slots"]
+
+
+@pytest.mark.parametrize("blas", [False, True])
+def test_the_bare_products_are_those_of_a_step(blas: bool) -> None:
+    """Nine convolutions over all rows and the head's, however the step is called."""
+    case = Case(4, 3)
+    bare = BareProducts(Penstock(network("tcn"), 4, "exact"), case.batches()[0], blas)
+    assert [rows.shape[0] for _, rows, _, _ in bare.calls] == [12] * 10
+    bare.step()

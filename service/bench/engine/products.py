@@ -19,8 +19,11 @@ class BareProducts:
 
     def __init__(self, penstock: Penstock, batch: Batch, blas: bool) -> None:
         self.name = "bare products, addmm" if blas else "bare products"
+        program = penstock.program
+        taped, program.taped = program.taped, False
         with _recorded() as calls:
             penstock.step(penstock.prepare(batch))
+        program.taped = taped
         ready = {(rows, depth): torch.randn(rows, depth) for _, rows, depth in calls}
         self.calls = []
         for gemm, rows, depth in calls:
