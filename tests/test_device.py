@@ -18,11 +18,11 @@ from tests.streaming.device.recorder import Recorder
 FEW = Room(slots=3, memory_bytes=1 << 20)
 
 
-def elsewhere(application: Application) -> Application:
+def converted(application: Application, device: str | Recorder) -> Application:
     config = application.config
     return replace(
         application,
-        program=convert(application.module, config.channels, numerics=config.numerics.value, max_step=256, device=Recorder()),
+        program=convert(application.module, config.channels, numerics=config.numerics.value, max_step=256, device=device),
     )
 
 
@@ -47,9 +47,9 @@ def lived(cluster: Cluster) -> list[dict[str, object]]:
 
 
 def test_predictions_are_those_of_the_cpu_through_aborts_evictions_and_a_crash() -> None:
-    with torch_alone():  # as a device does without our kernels, too
-        here = applications(FEW)
-    there = {name: elsewhere(application) for name, application in here.items()}
+    with torch_alone():  # a device knows nothing of our kernels
+        here = {name: converted(application, "cpu") for name, application in applications(FEW).items()}
+    there = {name: converted(application, Recorder()) for name, application in here.items()}
     computed = Cluster(there)
 
     assert lived(computed) == lived(Cluster(here))
