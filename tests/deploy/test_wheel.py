@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 import sys
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-import torch
 
-from service.streaming.native.library import VARIANTS
+from service.streaming.native.library import for_this_processor
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +65,7 @@ def test_the_installed_demo_configuration_is_valid(installed: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(
-    (platform.machine(), torch.backends.cpu.get_cpu_capability()) not in VARIANTS, reason="no kernels are built for it"
-)
+@pytest.mark.skipif(for_this_processor() is None, reason="no kernels are built for this processor")
 def test_the_installed_engine_has_its_kernels(installed: Path) -> None:
     """Away from the repository, where nothing can have compiled them later."""
     code = "from service.streaming.native import library; print(library())"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-
 import pytest
 import torch
 from hypothesis import given
@@ -15,15 +13,9 @@ from service.streaming import Program, Ragged, convert
 from service.streaming import program as programs
 from service.streaming.execution import Step
 from service.streaming.native import Library, Packed, library, torch_alone
-from service.streaming.native.library import VARIANTS
 
 FOUND = library()
 pytestmark = pytest.mark.skipif(FOUND is None, reason="there are no kernels for this processor")
-
-
-@pytest.mark.skipif((platform.machine(), torch.backends.cpu.get_cpu_capability()) not in VARIANTS, reason="none are built for it")
-def test_there_are_kernels_where_there_should_be() -> None:
-    assert FOUND is not None, "run make setup: the build compiles them"
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from torch import Tensor
 from service.errors import NotStreamable
 from service.streaming import numerics
 from service.streaming.kernels import Blas, Kernel, OneDnn, Quickest
+from service.streaming.native import library
+from service.streaming.native.library import for_this_processor
 from service.streaming.numerics import Gemm, Numerics, exact_kernel, quickest_kernel
 from service.streaming.operators import binary
 from service.streaming.operators.accumulation import log_add_exp
@@ -158,3 +160,9 @@ def test_the_probe_sees_rows_that_depend_on_their_number() -> None:
 
     assert not numerics._keeps_rows(Sly(32), 8, 4, torch.float32)
     assert numerics._keeps_rows(Blas(32), 8, 4, torch.float32)
+
+
+@pytest.mark.skipif(for_this_processor() is None, reason="no kernels are built for this processor")
+def test_the_engine_under_test_has_its_kernels() -> None:
+    """Where it has none, all tests of them are skipped: this one says that they should not be."""
+    assert library() is not None, "run make setup: the build compiles them"

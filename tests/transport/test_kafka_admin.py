@@ -71,16 +71,27 @@ def test_a_start_waits_for_a_topics_id(admin: KafkaAdmin) -> None:
         admin.identity("in", 0.1)
 
 
+class Refusing(Cut):
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def describe_topics(self, topics: Any, request_timeout: float) -> dict[str, Future[Any]]:
+        answer: Future[Any] = Future()
+        answer.set_exception(KafkaException(KafkaError(self.code)))
+        return {"in": answer}
+
+
 @pytest.mark.parametrize("code", [KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._UNSUPPORTED_FEATURE])
 def test_who_may_not_know_a_topics_id_starts_without(admin: KafkaAdmin, code: int) -> None:
-    class Refusing:
-        def describe_topics(self, topics: Any, request_timeout: float) -> dict[str, Future[Any]]:
-            answer: Future[Any] = Future()
-            answer.set_exception(KafkaException(KafkaError(code)))
-            return {"in": answer}
-
-    admin._admin = Refusing()
+    admin._admin = Refusing(code)
     assert admin.identity("in", 1.0) is None
+
+
+@pytest.mark.parametrize("code", [KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._TIMED_OUT, KafkaError.UNKNOWN])
+def test_no_other_error_is_taken_for_a_topic_without_an_id(admin: KafkaAdmin, code: int) -> None:
+    admin._admin = Refusing(code)
+    with pytest.raises(TransportUnavailable, match="the id of topic 'in'"):
+        admin.identity("in", 0.1)
 
 
 def test_a_publisher_says_that_a_record_has_not_come_through() -> None:

@@ -250,6 +250,11 @@ def _side_by_side(rows: Float[Tensor, "M C"]) -> Float[Tensor, "M C"]:
     return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
 
 
+def for_this_processor() -> str | None:
+    """Which library there should be; None where none is built."""
+    return VARIANTS.get((platform.machine(), torch.backends.cpu.get_cpu_capability()))
+
+
 def library() -> Library | None:
     """The kernels for this processor. None where the package was built without any, or where they do not compute as torch does."""
     return None if _alone.get() else _loaded()
@@ -270,10 +275,10 @@ _alone: ContextVar[bool] = ContextVar("torch_alone", default=False)
 
 @cache
 def _loaded() -> Library | None:
-    variant = VARIANTS.get((platform.machine(), torch.backends.cpu.get_cpu_capability()))
-    path = Path(__file__).parent / f"_rows_{variant}.so"
-    if not path.exists():
+    variant = for_this_processor()
+    if variant is None:
         return None
+    path = Path(__file__).parent / f"_rows_{variant}.so"
     try:
         found = Library(path)
     except (OSError, AttributeError) as error:

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from service.errors import EpochAborted, OperatorActionRequired, PenstockError, TransportUnavailable
 from service.transport.interface import TopicDescription
 from service.transport.kafka.configuration import KafkaProperties, client
-from service.transport.kafka.errors import Trouble, delivery_error, reason
+from service.transport.kafka.errors import MISSING, Trouble, delivery_error, reason
 from service.transport.kafka.patience import PASSING, patiently
 
 _SETTINGS = (
@@ -32,6 +32,9 @@ _SETTINGS = (
 
 _NO_ID = str(Uuid(0, 0))
 """What a broker that gives topics no ids is taken to have said."""
+
+_NOT_TOLD = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION}
+"""Who asks for a topic's id has no right to know, or asks an old broker."""
 
 _LOOK_AGAIN = 0.02  # seconds
 
@@ -64,11 +67,11 @@ class KafkaAdmin:
             return str(self._admin.describe_topics(TopicCollection([topic]), request_timeout=left)[topic].result().topic_id)
 
         try:
-            found = patiently(ask, timeout)
+            found = patiently(ask, timeout, lambda code: code in PASSING or code in MISSING)
         except KafkaException as error:
-            if _no_answer(error):
-                raise self._unavailable(f"the id of topic {topic!r}", error) from None
-            return None  # an old broker, or no right to know
+            if reason(error).code() in _NOT_TOLD:
+                return None
+            raise self._unavailable(f"the id of topic {topic!r}", error) from None
         return None if found == _NO_ID else found
 
     def create(self, topics: Sequence[TopicDescription], timeout: float) -> None:
@@ -80,9 +83,10 @@ class KafkaAdmin:
             try:
                 created.result()
             except KafkaException as error:
-                if _no_answer(error):
+                code = reason(error).code()
+                if code == KafkaError._TIMED_OUT or code in PASSING:
                     raise self._unavailable(f"creating topic {topic!r}", error) from None
-                if reason(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                if code != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise OperatorActionRequired(f"the broker refuses to create topic {topic!r}: {reason(error).str()}") from None
         self._wait_until_known({topic.name for topic in topics}, timeout)
 
@@ -127,11 +131,6 @@ class KafkaAdmin:
     def _unavailable(self, what: str, error: KafkaException) -> TransportUnavailable:
         self._admin.poll(0)
         return self._trouble.unavailable(what, reason(error))
-
-
-def _no_answer(error: KafkaException) -> bool:
-    code = reason(error).code()
-    return code == KafkaError._TIMED_OUT or code in PASSING
 
 
 class KafkaPublisher:
