@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from service.background import begun
 from service.errors import OperatorActionRequired, TransportUnavailable
 from service.transport.interface import Isolation, Partition, RecordBatch
 from service.transport.kafka.columns import as_batch
 from service.transport.kafka.configuration import KafkaProperties, client
 from service.transport.kafka.errors import MISSING, OUTSIDE, Trouble, reason, source_error
-from service.transport.kafka.patience import PASSING, patiently
+from service.transport.kafka.patience import PASSING, Answer, patiently
 
+_LOG = logging.getLogger("penstock.kafka")
 _MAX_RECORDS = 10_000
 _POLL = 0.1
 _GRACE = 5.0
 """Seconds for which a partition that is said not to exist is asked for again: a broker that has just started knows none yet."""
+_PATIENCE = 4.0
+"""Seconds without an answer after which a client is given up. Less than `_GRACE`: one without brokers knows no partition."""
 
 
 class KafkaReader:
@@ -26,9 +31,10 @@ class KafkaReader:
 
     def __init__(self, properties: KafkaProperties, isolation: Isolation) -> None:
         self._trouble = Trouble(properties.bootstrap)
-        self._consumer = client(Consumer, properties.reader(isolation), error_cb=self._trouble)
         self._properties = properties
         self._isolation = isolation
+        self._waited = 0.0  # seconds in vain, since this client last answered
+        self._consumer = self._connect()
         self._log_ends: KafkaReader | None = None
         self._turn = 0
         self._awake = False
@@ -41,7 +47,7 @@ class KafkaReader:
             return found
 
         try:
-            found = patiently(ask, timeout)
+            found = self._ask(ask, timeout)
         except KafkaException as error:
             raise self._unavailable(f"topic {topic!r}", error) from None
         if found.error is None:
@@ -69,7 +75,7 @@ class KafkaReader:
             return first, end
 
         try:
-            return patiently(ask, timeout, lambda code: code in PASSING or (code in MISSING and time.monotonic() < grace))
+            return self._ask(ask, timeout, lambda code: code in PASSING or (code in MISSING and time.monotonic() < grace))
         except KafkaException as error:
             where = f"{partition.topic}[{partition.partition}]"
             if reason(error).code() in MISSING:
@@ -81,18 +87,24 @@ class KafkaReader:
             return
         self._turn += 1
         turn = self._turn
+        self._renew_if_lost()
         if not self._awake:
             # What a client first fetches a while after it was made comes a second late, unless it was asked something before.
             self.partitions(partition.topic, timeout)
             self._awake = True
-        self._consumer.assign([TopicPartition(partition.topic, partition.partition, start)])
+        consumer = None
         try:
             position, deadline = start, time.monotonic() + timeout
             while position < stop:
+                if consumer is not self._consumer:
+                    consumer = self._consumer
+                    consumer.assign([TopicPartition(partition.topic, partition.partition, position)])
                 records, reached = self._sort(self._consume(), partition, position)
                 if reached > position:
                     position, deadline = reached, time.monotonic() + timeout
+                    self._waited = 0.0
                 elif time.monotonic() > deadline:
+                    self._waited += timeout
                     raise TransportUnavailable(
                         f"{partition.topic}[{partition.partition}]: no progress from offset {position} to {stop} in {timeout:.1f} s"
                     )
@@ -113,7 +125,7 @@ class KafkaReader:
             return found
 
         try:
-            found = patiently(ask, timeout)
+            found = self._ask(ask, timeout)
         except KafkaException as error:
             raise self._unavailable(where, error) from None
         if found.error is not None:
@@ -125,6 +137,29 @@ class KafkaReader:
         self._consumer.close()
         if self._log_ends is not None:
             self._log_ends.close()
+
+    def _connect(self) -> Any:
+        return client(Consumer, self._properties.reader(self._isolation), error_cb=self._trouble)
+
+    def _ask(self, ask: Callable[[float], Answer], timeout: float, passing: Callable[[int], bool] = PASSING.__contains__) -> Answer:
+        """`patiently`, of another client where this one has not answered for too long."""
+        self._renew_if_lost()
+        since = time.monotonic()
+        try:
+            found = patiently(ask, timeout, passing)
+        except KafkaException:
+            self._waited += time.monotonic() - since
+            raise
+        self._waited = 0.0
+        return found
+
+    def _renew_if_lost(self) -> None:
+        """librdkafka may have lost its brokers for good (docs/adr/0031-readers-are-replaced.md). A read that is under way goes on
+        with the new client."""
+        if self._waited >= _PATIENCE:
+            _LOG.warning("a client for reading finds its brokers no more; another one takes its place")
+            begun(self._consumer.close, "closing")  # which may take long without brokers
+            self._consumer, self._awake, self._waited = self._connect(), False, 0.0
 
     def _consume(self) -> list[Message]:
         # consume() waits for the full number; so the wait is for one message, and the rest is what is there already.
