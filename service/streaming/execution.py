@@ -102,7 +102,7 @@ def _completes(before: Step, step: Step) -> bool:
         for reading in step.readings
         for view in [reading.view]
     )
-    if not (only and alike and isinstance(first, Gathering) and first.gathers):
+    if not (only and alike and isinstance(first, Gathering) and first.multiplications):
         return False
     if isinstance(operator, Relu):
         return len(before.parts) == 2
@@ -157,8 +157,10 @@ def _fused(step: Step, state: State, turn: Turn, span: Span, rows: Rows, target:
         return made
     operator = first.node.operator
     assert isinstance(operator, Gathering)
+    assert turn.own is not None
     source, addresses = first.readings[0].source(turn, span, rows, state)
-    return operator.gathered(source, addresses, span.rows, target, rows[other.index], bool(more))
+    room = source.new_empty(span.rows, step.node.output.channels) if target is None else target
+    return turn.own.multiply(operator.multiplications, source, addresses, room, rows[other.index], bool(more))
 
 
 def _pointwise(step: Step, state: State, turn: Turn, span: Span, rows: Rows, target: Tensor | None) -> Tensor:
@@ -172,8 +174,10 @@ def _windowed(step: Step, state: State, turn: Turn, span: Span, rows: Rows, targ
     if turn.dense and step.dense is not None and step.dense.takes(span):
         assert isinstance(operator, Convolvable)
         return operator.convolve(step.dense.frames(turn, span, rows, state))
-    if turn.own is not None and isinstance(operator, Gathering) and operator.gathers:
-        return operator.gathered(*step.readings[0].source(turn, span, rows, state), span.rows, target)
+    if turn.own is not None and isinstance(operator, Gathering) and (by := operator.multiplications):
+        source, addresses = step.readings[0].source(turn, span, rows, state)
+        room = source.new_empty(span.rows, step.node.output.channels) if target is None else target
+        return turn.own.multiply(by, source, addresses, room)
     assert isinstance(operator, Windowed)
     return operator.compute(step.readings[0].windows(turn, span, rows, state), target)
 

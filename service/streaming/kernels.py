@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from service.streaming.native import Library, library
+from service.streaming.native import Library, Multiplication, library
 
 TILE = 128
 PROBED_ROWS = (*range(1, 34), 47, 49, 63, 64, 65, 96, 127, 128, 129, 255, 256, 257, 500, 512, 513, 1000, 1024, 1537, 2560, 4097)
@@ -147,25 +147,9 @@ class Native(Kernel):
         out: Float[Tensor, "M N"] | None,
         rectified: bool = False,
     ) -> Float[Tensor, "M N"]:
-        return self.gathered(rows, None, rows.shape[0], weight, bias, out, rectified)
-
-    def gathered(
-        self,
-        source: Float[Tensor, "S C"],
-        addresses: Int[Tensor, "M*k"] | None,
-        count: int,
-        weight: Arranged,
-        bias: Float[Tensor, "N"],
-        out: Float[Tensor, "M N"] | None,
-        rectified: bool = False,
-        added: Float[Tensor, "M N"] | None = None,
-        rectified_sum: bool = False,
-    ) -> Float[Tensor, "M N"]:
-        """The product of `count` windows of `K / C` rows of the source each, window after window at `addresses`, or one row after
-        the other; `added` is added then, and the sum rectified or not."""
         (panels,) = weight
-        room = source.new_empty(count, bias.shape[0]) if out is None else out
-        return self.library.product(source, addresses, panels, bias, room, rectified, added, rectified_sum)
+        room = rows.new_empty(rows.shape[0], bias.shape[0]) if out is None else out
+        return self.library.multiply([Multiplication(panels, bias, False, rectified)], rows, None, room)
 
     @property
     def probed(self) -> tuple[int, ...]:

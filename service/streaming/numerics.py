@@ -12,7 +12,7 @@ from enum import Enum
 from functools import cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from service.errors import NotStreamable
@@ -66,29 +66,12 @@ class Gemm:
         return result.contiguous() if out is None else out.copy_(result)
 
     @property
-    def gathers(self) -> bool:
-        """Whether windows need not lie side by side."""
-        return isinstance(self.kernel, Native)
-
-    @property
-    def multiplication(self) -> Multiplication:
-        """What our own kernel is called with."""
+    def multiplication(self) -> Multiplication | None:
+        """What our own kernel is called with, which does not need windows side by side; None where another computes the product."""
+        if not isinstance(self.kernel, Native):
+            return None
         (panels,) = self.weight
         return Multiplication(panels, self._start, False, self.rectified)
-
-    def gathered(
-        self,
-        source: Float[Tensor, "S C"],
-        addresses: Int[Tensor, "M*k"] | None,
-        count: int,
-        out: Float[Tensor, "M N"] | None,
-        added: Float[Tensor, "M N"] | None = None,
-        rectified: bool = False,
-    ) -> Float[Tensor, "M N"]:
-        """The product of `count` windows, whose rows are the source's at `addresses`, or the source's own; then
-        `added` is added, and what is negative becomes zero if that is wanted."""
-        assert isinstance(self.kernel, Native)
-        return self.kernel.gathered(source, addresses, count, self.weight, self._start, out, self.rectified, added, rectified)
 
     def use(self, kernel: Kernel) -> None:
         """Computes with this kernel from now on."""

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from service.streaming.timeline import Count, Frames, Timeline
@@ -238,27 +238,8 @@ class Gathering(Windowed):
 
     @property
     @abstractmethod
-    def gathers(self) -> bool:
-        """Whether there is such a kernel."""
-
-    @property
-    @abstractmethod
-    def multiplication(self) -> Multiplication | None:
-        """What such a kernel is called with; None where several calls make one result."""
-
-    @abstractmethod
-    def gathered(
-        self,
-        source: Float[Tensor, "S C_in"],
-        addresses: Int[Tensor, "M*k"] | None,
-        count: int,
-        out: Float[Tensor, "M C"] | None,
-        added: Float[Tensor, "M C"] | None = None,
-        rectified: bool = False,
-    ) -> Float[Tensor, "M C"]:
-        """The output rows of `count` windows, whose elements are the source's rows at `addresses`, window after window, or the
-        source's rows themselves; then `added` is added, and what is negative becomes zero if that is wanted. Written to `out` and
-        returned, when it is given."""
+    def multiplications(self) -> tuple[Multiplication, ...]:
+        """What such a kernel is called with, for each group of channels; empty where there is none."""
 
 
 class Expansion(Operator):

@@ -7,7 +7,7 @@ round there is little to bring up to date: how many rows there are, and where th
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,13 +27,15 @@ from service.streaming.reading import Reading
 from service.streaming.timeline import Count
 from service.streaming.turn import WORD, Turn
 
+NUMBER = torch.float32.itemsize
+
 
 def suits(steps: Sequence[Step], plan: Plan) -> bool:
     """Whether a program's steps are all of the kinds that a tape knows."""
 
     def known(step: Step) -> bool:
         operator = step.first.node.operator
-        return isinstance(operator, Gathering) and operator.gathers and operator.multiplication is not None
+        return isinstance(operator, Gathering) and bool(operator.multiplications)
 
     return plan.graph.input.index in plan.depth and bool(steps) and all(map(known, steps))
 
@@ -65,7 +67,7 @@ class Tape:
         store = self._stores.get(self._output.index)
         made = torch.empty(rows, self._output.channels) if store is None else store.stage(rows)
         for product in self._last:
-            product.context.out = made.data_ptr()
+            product.context.out = _from(made.data_ptr(), product.first)
         self._own.run(self._calls)
         return made
 
@@ -83,14 +85,14 @@ class Tape:
         self._retirements: list[_Retirement] = []
         made: list[tuple[int, ctypes.Structure]] = []
         for step in self._steps:
-            product = self._product(step)
-            table = product.table
-            if table is not None and table.at is None:
-                table.at = len(made)
-                made.append((self._own.kernels.addresses, table.context))
-            product.at = len(made)
-            made.append((self._own.kernels.depthwise if product.by.depthwise else self._own.kernels.product, product.context))
-            self._products.append(product)
+            for product in self._multiplied(step):
+                table = product.table
+                if table is not None and table.at is None:
+                    table.at = len(made)
+                    made.append((self._own.kernels.addresses, table.context))
+                product.at = len(made)
+                made.append((self._own.kernel(product.by), product.context))
+                self._products.append(product)
             for value in step.retired:
                 store = self._stores[value.index]
                 place = self._place(value)
@@ -101,35 +103,36 @@ class Tape:
         self._last = [product for product in self._products if product.value is self._output]
         self._calls = (Call * len(made))(*(Call(kernel, ctypes.addressof(context), 0, 1) for kernel, context in made))
 
-    def _product(self, step: Step) -> _Product:
+    def _multiplied(self, step: Step) -> Iterator[_Product]:
+        """A product for each group of channels."""
         node = step.first.node
         operator, value, (reading,) = node.operator, step.node.output, step.first.readings
         assert isinstance(operator, Gathering)
-        by, source = operator.multiplication, reading.view.value
-        assert by is not None
-        table = None
+        source, table = reading.view.value, None
         if not (reading.in_place and source.timeline.ready == value.timeline.ready):
             table = self._table(reading, value)
         store = self._stores.get(source.index)
         rows = self._rows(source) if store is None or table is None else store.rows.data_ptr()
-        added = step.added
-        context = Product(
-            rows,
-            by.weight.data_ptr(),
-            by.bias.data_ptr(),
-            None if added is None else self._rows(added),
-            self._rows(value),
-            None,
-            source.channels,
-            value.channels,
-            value.channels,
-            by.inner // source.channels,
-            source.channels,
-            value.channels,
-            by.rectified + 2 * (len(step.parts) > 2),
-        )
+        added, made = step.added, self._rows(value)
         position = 0 if table is None else table.group.readings.index(reading)
-        return _Product(context, value, by, self._place(value), table, position)
+        for group, by in enumerate(operator.multiplications):
+            depth, first = source.channels // len(operator.multiplications), group * by.columns
+            context = Product(
+                _from(rows, group * depth),
+                by.weight.data_ptr(),
+                by.bias.data_ptr(),
+                None if added is None else _from(self._rows(added), first),
+                _from(made, first),
+                None,
+                source.channels,
+                value.channels,
+                value.channels,
+                by.inner // depth,
+                depth,
+                by.columns,
+                by.rectified + 2 * (len(step.parts) > 2),
+            )
+            yield _Product(context, value, by, first, self._place(value), table, position)
 
     def _table(self, reading: Reading, value: Value) -> _Table:
         group = reading.group
@@ -201,6 +204,11 @@ class Tape:
         self._calls[at].count, self._calls[at].grain = count, grain
 
 
+def _from(rows: int | None, column: int) -> int | None:
+    """Where the rows' numbers lie from this column on."""
+    return None if rows is None else rows + NUMBER * column
+
+
 @dataclass
 class _Table:
     """Addresses of a group of readings; `at` is its call's place, as of the others."""
@@ -218,6 +226,7 @@ class _Product:
     context: Product
     value: Value
     by: Multiplication
+    first: int  # the column at which its results begin
     place: int
     table: _Table | None
     position: int

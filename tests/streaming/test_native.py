@@ -12,7 +12,7 @@ from service.bench.network import Network
 from service.streaming import Program, Ragged, convert
 from service.streaming import program as programs
 from service.streaming.execution import Step
-from service.streaming.native import Library, Packed, library, torch_alone
+from service.streaming.native import Library, Multiplication, Packed, library, torch_alone
 
 FOUND = library()
 pytestmark = pytest.mark.skipif(FOUND is None, reason="there are no kernels for this processor")
@@ -66,21 +66,17 @@ def test_a_product_of_windows_where_they_lie(
     rows, taps, depth, columns = sizes
     case = Case(*sizes, seed)
     weight = case.random(taps * depth, columns)
-    panels, added = FOUND.panels(weight), case.added if adds else None
+    by, added = [Multiplication(FOUND.panels(weight), case.bias, False, first)], case.added if adds else None
 
-    made = FOUND.product(case.source, case.at, panels, case.bias, case.out, first, added, then)
+    made = FOUND.multiply(by, case.source, case.at, case.out, added, then)
 
     case.check(finished(case.windows.flatten(1).double() @ weight.double() + case.bias, case, first, adds, then), made)
     for row in range(rows):
         part = slice(row, row + 1)
         addend = None if added is None else added[part]
-        alone = FOUND.product(
-            case.source, case.at[row * taps : (row + 1) * taps], panels, case.bias, torch.empty(1, columns), first, addend, then
-        )
+        alone = FOUND.multiply(by, case.source, case.at[row * taps : (row + 1) * taps], torch.empty(1, columns), addend, then)
         assert torch.equal(alone, made[part]), "a row's bits depend on its company"
-        beside = FOUND.product(
-            case.windows[row].reshape(1, -1), None, panels, case.bias, torch.empty(1, columns), first, addend, then
-        )
+        beside = FOUND.multiply(by, case.windows[row].reshape(1, -1), None, torch.empty(1, columns), addend, then)
         assert torch.equal(beside, made[part]), "a row's bits depend on where it lies"
 
 
@@ -90,14 +86,15 @@ def test_a_depthwise_product(sizes: tuple[int, int, int, int], seed: int, first:
     rows, taps, depth, _ = sizes
     case = Case(rows, taps, depth, depth, seed)
     weight, added = case.random(taps, depth), case.added if adds else None
+    by = [Multiplication(weight, case.bias, True, first)]
 
-    made = FOUND.depthwise(case.source, case.at, weight, case.bias, case.out, first, added, then)
+    made = FOUND.multiply(by, case.source, case.at, case.out, added, then)
 
     case.check(finished((case.windows.double() * weight).sum(1) + case.bias, case, first, adds, then), made)
     for row in range(rows):
         part, at = slice(row, row + 1), case.at[row * taps : (row + 1) * taps]
         addend = None if added is None else added[part]
-        alone = FOUND.depthwise(case.source, at, weight, case.bias, torch.empty(1, depth), first, addend, then)
+        alone = FOUND.multiply(by, case.source, at, torch.empty(1, depth), addend, then)
         assert torch.equal(alone, made[part])
 
 
@@ -106,13 +103,14 @@ def test_large_products_are_cut_into_blocks_and_shared_by_threads(own: Library) 
     for rows, depth, columns in [(5000, 96, 32), (700, 700, 90), (3, 5000, 20)]:
         source, weight = torch.randn(rows, depth, generator=generator), torch.randn(depth, columns, generator=generator)
         bias = torch.randn(columns, generator=generator)
-        made = own.product(source, None, own.panels(weight), bias, torch.empty(rows, columns))
+        made = own.multiply([Multiplication(own.panels(weight), bias, False, False)], source, None, torch.empty(rows, columns))
         torch.testing.assert_close(made.double(), source.double() @ weight.double() + bias, rtol=1e-4, atol=1e-3)
 
 
 def test_nan_passes_a_relu_and_a_sum(own: Library) -> None:
     source = torch.tensor([[torch.nan, 1.0], [-1.0, 1.0], [torch.inf, -1.0]])
-    made = own.product(source, None, own.panels(torch.ones(2, 1)), torch.zeros(1), torch.empty(3, 1), True, torch.zeros(3, 1), True)
+    by = [Multiplication(own.panels(torch.ones(2, 1)), torch.zeros(1), False, rectified=True)]
+    made = own.multiply(by, source, None, torch.empty(3, 1), torch.zeros(3, 1), rectified=True)
     assert made.flatten().tolist()[1:] == [0.0, torch.inf]
     assert made[0].isnan()
 

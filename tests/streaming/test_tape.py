@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(library() is None, reason="there are no kernels 
 
 
 class Branches(nn.Module):
-    """Strides, padding, depthwise filters, values that no ring keeps."""
+    """Strides, padding, groups, depthwise filters, values that no ring keeps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,8 +28,8 @@ class Branches(nn.Module):
         self.depthwise = nn.Conv1d(8, 8, 7, groups=8)
         self.pointwise = nn.Conv1d(8, 8, 1)
         self.wide = nn.Conv1d(8, 40, 1)
-        self.narrow = nn.Conv1d(40, 8, 3, dilation=9)
-        self.head = nn.Conv1d(8, 2, 3, stride=3)
+        self.narrow = nn.Conv1d(40, 8, 3, dilation=9, groups=4)
+        self.head = nn.Conv1d(8, 2, 3, stride=3, groups=2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from service.bench.engine.contenders import Batch, Penstock
-from service.streaming.kernels import PLAIN
+from service.streaming.kernels import PLAIN, Kernel, Native
+from service.streaming.native import Library, Multiplication
 from service.streaming.numerics import Gemm
 
 
@@ -24,12 +25,11 @@ class BareProducts:
         with _recorded() as calls:
             penstock.step(penstock.prepare(batch))
         program.taped = taped
-        ready = {(rows, depth): torch.randn(rows, depth) for _, rows, depth in calls}
+        ready = {(rows, len(matrix)): torch.randn(rows, len(matrix)) for _, rows, matrix, _ in calls}
         self.calls = []
-        for gemm, rows, depth in calls:
-            matrix, bias = gemm.matrix[:, : gemm.columns], gemm.bias[: gemm.columns]
-            kernel = PLAIN if blas else gemm.kernel
-            self.calls.append((kernel, ready[rows, depth], kernel.arranged(matrix), bias))
+        for used, rows, matrix, bias in calls:
+            kernel = PLAIN if blas else used
+            self.calls.append((kernel, ready[rows, len(matrix)], kernel.arranged(matrix), bias))
 
     @torch.no_grad()
     def step(self) -> None:
@@ -38,20 +38,28 @@ class BareProducts:
 
 
 @contextmanager
-def _recorded() -> Iterator[list[tuple[Gemm, int, int]]]:
-    calls: list[tuple[Gemm, int, int]] = []
-    whole, gathered = Gemm.__call__, Gemm.gathered
+def _recorded() -> Iterator[list[tuple[Kernel, int, Tensor, Tensor]]]:
+    """Which kernel multiplied how many rows by which matrix, and added which bias."""
+    calls: list[tuple[Kernel, int, Tensor, Tensor]] = []
+    whole, multiply = Gemm.__call__, Library.multiply
 
     def record(gemm: Gemm, rows: Tensor, out: Tensor | None = None) -> Tensor:
-        calls.append((gemm, *rows.shape))
-        return whole(gemm, rows, out)
+        before = len(calls)
+        made = whole(gemm, rows, out)
+        calls[before:] = [(gemm.kernel, rows.shape[0], gemm.matrix[:, : gemm.columns], gemm.bias[: gemm.columns])]
+        return made
 
-    def record_gathered(gemm: Gemm, source: Tensor, addresses: Tensor | None, count: int, *more: Any) -> Tensor:
-        calls.append((gemm, count, gemm.matrix.shape[0]))
-        return gathered(gemm, source, addresses, count, *more)
+    def record_multiplied(
+        own: Library, by: Sequence[Multiplication], source: Tensor, at: Tensor | None, out: Tensor, *more: Any
+    ) -> Tensor:
+        for part in by:
+            if not part.depthwise:
+                matrix = part.weight.transpose(0, 1).flatten(1)[:, : part.columns]
+                calls.append((Native(own), out.shape[0], matrix, part.bias))
+        return multiply(own, by, source, at, out, *more)
 
-    Gemm.__call__, Gemm.gathered = record, record_gathered  # type: ignore[method-assign, assignment]
+    Gemm.__call__, Library.multiply = record, record_multiplied  # type: ignore[method-assign, assignment]
     try:
         yield calls
     finally:
-        Gemm.__call__, Gemm.gathered = whole, gathered  # type: ignore[method-assign]
+        Gemm.__call__, Library.multiply = whole, multiply  # type: ignore[method-assign]

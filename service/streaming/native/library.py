@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -80,9 +80,14 @@ class Multiplication:
         return self.weight.numel() if self.depthwise else self.weight.shape[1]
 
     @property
+    def columns(self) -> int:
+        """Numbers of a result."""
+        return self.bias.shape[0]
+
+    @property
     def work(self) -> int:
         """Multiply-adds of a row, or what costs as much."""
-        return 4 * self.weight.numel() if self.depthwise else self.weight.shape[1] * self.bias.shape[0]
+        return 4 * self.inner if self.depthwise else self.inner * self.columns
 
 
 class Kernels(NamedTuple):
@@ -129,89 +134,57 @@ class Library:
         self._share_address = ctypes.cast(self._parallel_for, ctypes.c_void_p)
 
     def panels(self, weight: Float[Tensor, "K N"]) -> Float[Tensor, "P K W"]:
-        """The weight as `product` takes it: panels of columns, the last one filled up with zeros."""
+        """The weight as a `Multiplication` has it: panels of columns, the last one filled up with zeros."""
         depth, columns = weight.shape
         count = -(-columns // self.width)
         filled = weight.new_zeros(depth, count * self.width)
         filled[:, :columns] = weight
         return filled.view(depth, count, self.width).transpose(0, 1).contiguous()
 
-    def product(
+    def multiply(
         self,
+        by: Sequence[Multiplication],
         source: Float[Tensor, "S C"],
         addresses: Int[Tensor, "M*k"] | None,
-        panels: Float[Tensor, "P K W"],
-        bias: Float[Tensor, "N"],
         out: Float[Tensor, "M N"],
-        rectified: bool = False,
         added: Float[Tensor, "M N"] | None = None,
-        rectified_sum: bool = False,
-    ) -> Float[Tensor, "M N"]:
-        """`windows @ weight + bias` into `out`, rectified or not, then `added`, that rectified or not. A window is `K / C` rows of
-        the source, window after window at `addresses`, or one row after the other."""
-        inner, columns = panels.shape[1], bias.shape[0]
-        self._run(
-            self.kernels.product, source, addresses, panels, bias, out, rectified + 2 * rectified_sum, added, inner, inner * columns
-        )
-        return out
-
-    def depthwise(
-        self,
-        source: Float[Tensor, "S C"],
-        addresses: Int[Tensor, "M*k"] | None,
-        weight: Float[Tensor, "k C"],
-        bias: Float[Tensor, "C"],
-        out: Float[Tensor, "M C"],
         rectified: bool = False,
-        added: Float[Tensor, "M C"] | None = None,
-        rectified_sum: bool = False,
-    ) -> Float[Tensor, "M C"]:
-        """The same, each channel by itself."""
-        self._run(
-            self.kernels.depthwise,
-            source,
-            addresses,
-            weight,
-            bias,
-            out,
-            rectified + 2 * rectified_sum,
-            added,
-            weight.numel(),
-            4 * weight.numel(),
-        )
+    ) -> Float[Tensor, "M N"]:
+        """Windows multiplied into `out`; then `added` is added, and that rectified or not. A window is some rows of the source,
+        window after window at `addresses`, or one row after the other. Of several factors, each has its part of the channels."""
+        source, added = _side_by_side(source), None if added is None else _side_by_side(added)
+        if len(by) == 1:
+            self._multiply(by[0], source, addresses, out, added, rectified)
+            return out
+        addends = [None] * len(by) if added is None else added.chunk(len(by), 1)
+        for part, columns, made, addend in zip(by, source.chunk(len(by), 1), out.chunk(len(by), 1), addends, strict=True):
+            self._multiply(part, columns, addresses, made, addend, rectified)
         return out
 
-    def _run(
-        self,
-        kernel: int | None,
-        source: Tensor,
-        addresses: Tensor | None,
-        weight: Tensor,
-        bias: Tensor,
-        out: Tensor,
-        rectified: int,
-        added: Tensor | None,
-        inner: int,
-        work: int,
+    def _multiply(
+        self, by: Multiplication, source: Tensor, addresses: Tensor | None, out: Tensor, added: Tensor | None, rectified: bool
     ) -> None:
         depth = source.shape[1]
-        source, added = _side_by_side(source), None if added is None else _side_by_side(added)
         context = Product(
             source.data_ptr(),
-            weight.data_ptr(),
-            bias.data_ptr(),
+            by.weight.data_ptr(),
+            by.bias.data_ptr(),
             None if added is None else added.data_ptr(),
             out.data_ptr(),
             None if addresses is None else addresses.data_ptr(),
             source.stride(0),
             0 if added is None else added.stride(0),
             out.stride(0),
-            inner // depth,
+            by.inner // depth,
             depth,
-            bias.shape[0],
-            rectified,
+            by.columns,
+            by.rectified + 2 * rectified,
         )
-        self._share(kernel, context, out.shape[0], multiplied_at_once(work))
+        self._share(self.kernel(by), context, out.shape[0], multiplied_at_once(by.work))
+
+    def kernel(self, by: Multiplication) -> int:
+        """The address of the one that multiplies so."""
+        return self.kernels.depthwise if by.depthwise else self.kernels.product
 
     def run(self, calls: ctypes.Array[Call]) -> None:
         """All of them, one after the other."""
@@ -298,8 +271,10 @@ def _computes(found: Library) -> bool:
     weight, bias = torch.randn(15, 37, generator=generator), torch.randn(37, generator=generator)
     windows = source[at.long()].view(29, 15)
     expected = torch.relu(windows @ weight + bias)
-    made = found.product(source, at, found.panels(weight), bias, torch.empty(29, 37), rectified=True)
-    each = found.depthwise(source, at, weight[:3, :5].contiguous(), bias[:5], torch.empty(29, 5))
+    product = Multiplication(found.panels(weight), bias, False, True)
+    made = found.multiply([product], source, at, torch.empty(29, 37))
+    depthwise = Multiplication(weight[:3, :5].contiguous(), bias[:5], True, False)
+    each = found.multiply([depthwise], source, at, torch.empty(29, 5))
     ring = torch.zeros(2 * 4, 5)
     found.retire(source[:6], ring, 4, Packed(*(torch.tensor([number]) for number in (1, 3, 9, 0))))
     return (

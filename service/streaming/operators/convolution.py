@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from service.streaming.kernels import Native, OneDnn
@@ -64,43 +64,17 @@ class Convolution(Filters, Convolvable, Gathering):
         return torch.cat(results, 1) if out is None else torch.cat(results, 1, out=out)
 
     @property
-    def gathers(self) -> bool:
+    def multiplications(self) -> tuple[Multiplication, ...]:
         if self.depthwise:
-            return self.weight.device.type == "cpu" and Native.for_type(self.weight.dtype) is not None
-        return all(product.gathers for product in self.gemms)
-
-    @property
-    def multiplication(self) -> Multiplication | None:
-        if self.depthwise:
-            return Multiplication(self.tap_weights, self.start, True, self.rectified)
-        return self.gemms[0].multiplication if self.groups == 1 else None
-
-    def gathered(
-        self,
-        source: Float[Tensor, "S C_in"],
-        addresses: Int[Tensor, "M*k"] | None,
-        count: int,
-        out: Float[Tensor, "M C"] | None,
-        added: Float[Tensor, "M C"] | None = None,
-        rectified: bool = False,
-    ) -> Float[Tensor, "M C"]:
-        if self.groups == 1:
-            return self.gemms[0].gathered(source, addresses, count, out, added, rectified)
-        room = source.new_empty(count, self.channels) if out is None else out
-        if self.depthwise:
-            own = Native.for_type(self.weight.dtype)
-            assert own is not None
-            return own.library.depthwise(source, addresses, self.tap_weights, self.start, room, self.rectified, added, rectified)
-        outs = room.chunk(self.groups, 1)
-        addends = [None] * self.groups if added is None else added.chunk(self.groups, 1)
-        for product, part, out, addend in zip(self.gemms, torch.split(source, self.depth, 1), outs, addends, strict=True):
-            product.gathered(part, addresses, count, out, addend, rectified)
-        return room
+            own = self.weight.device.type == "cpu" and Native.for_type(self.weight.dtype) is not None
+            return (Multiplication(self.tap_weights, self.start, True, self.rectified),) if own else ()
+        found = tuple(by for product in self.gemms if (by := product.multiplication) is not None)
+        return found if len(found) == self.groups else ()
 
     def absorbs(self, follower: Operator) -> bool:
         if isinstance(follower, ScaleShift) and not self.rectified:
             return self._scale(follower.scale.double(), follower.shift.double())
-        if self.depthwise and self.gathers and follower.name == "relu" and not self.rectified:
+        if self.depthwise and self.multiplications and follower.name == "relu" and not self.rectified:
             self.rectified = True
             return True
         return super().absorbs(follower)
