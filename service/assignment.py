@@ -22,6 +22,8 @@ log = structlog.get_logger("penstock.assignment")
 _LAG_EVERY = 1.0  # seconds
 _COUNT_EVERY = 10.0
 _PAUSE = 0.2  # seconds
+_SELDOM = 4
+"""After an assignment, until something is committed: in every fourth turn those that are restored already let others be."""
 
 
 class Assignment:
@@ -49,6 +51,7 @@ class Assignment:
         self._metrics = metrics
         self._clock = clock
         self._lag_at = self._counted_at = clock()
+        self._hurried = 0  # turns in a row
 
     @property
     def restoring(self) -> bool:
@@ -156,8 +159,9 @@ class Assignment:
                 partitions = self._reader.partitions(topic, timeout=0.5)
                 check_partitions(topic, partitions, self._policy.partitions, "when this process started")
 
-    def advance(self) -> None:
-        """Go on with restoring, a little for each task in turn, so that live tasks wait no longer than `_PAUSE`.
+    def advance(self, hurried: bool = False) -> None:
+        """Go on with restoring, a little for each task in turn, so that live tasks wait no longer than `_PAUSE`; `hurried`: only
+        now and then, since those that are restored have something to do and nothing has come of it yet.
 
         Raises what `restore` raises. A task is live as well when nothing is left to replay although its last committed record was
         never seen: compaction may have removed it.
@@ -165,7 +169,10 @@ class Assignment:
         for task in self.tasks.values():
             if task.phase is Phase.REPLAYING and self.source.position(task.input) >= task.live_at:
                 self._go_live(task)
-        until = self._clock() + _PAUSE
+        self._hurried = self._hurried + 1 if hurried else 0
+        if self._hurried % _SELDOM:
+            return
+        until = self._clock() + (0.0 if hurried else _PAUSE)
         for number in list(self._restoring):
             recovery = self._restoring.pop(number)
             try:

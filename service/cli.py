@@ -290,7 +290,7 @@ def bench_service(
 def bench_recovery(
     json: Annotated[bool, typer.Option("--json", help="JSON lines.")] = False,
     keys: Annotated[int, typer.Option(min=100, help="Keys, each with a stream that fills the network's receptive field.")] = 10_000,
-    rounds: Annotated[int, typer.Option(min=0, help="Turns with and without snapshots, to see what they cost; 0: none.")] = 3,
+    rounds: Annotated[int, typer.Option(min=0, help="Turns with and without snapshots, to see what they cost; 0: none.")] = 5,
     kills: Annotated[int, typer.Option(min=0, help="Under steady load of up to 1,000 keys, per kind of membership; 0: none.")] = 3,
 ) -> None:
     """A worker is killed on a real broker: how long until another one predicts, and until all keys have caught up."""

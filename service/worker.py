@@ -60,6 +60,7 @@ class Worker:
         self._transport = transport
         self._clock = clock
         self._stopping = False
+        self._occupied = False  # there were records in the last turn
         self._caution = Caution(settings.max_records)
         self._reader = SharedReader(transport.reader())
         self._feeder = Feeder(scheduler, streams, encoder, metrics, clock, settings.input, settings.output_bytes)
@@ -119,10 +120,11 @@ class Worker:
 
     def _go_on(self) -> None:
         try:
-            self._assignment.advance()
+            self._assignment.advance(hurried=self._occupied and self.commits.fresh)
             self._make_way()
             polled = self._assignment.source.poll(self._appetite(), self._patience())
             replayed, live = self._assignment.split(self._intake.take() + polled)
+            self._occupied = bool(replayed or live)
             self._intake.wait(live)
             self._replay(replayed)
             self._intake.feed()

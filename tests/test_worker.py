@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import orjson
+import pytest
 
 from service.task import Phase
 from service.transport.interface import Committed, Partition
@@ -112,3 +115,41 @@ def test_running_tasks_go_on_while_another_waits_for_its_offsets(cluster: Cluste
     stranger.abort(1.0)
     cluster.work()
     assert audited(cluster) == 2
+
+
+def test_those_restored_first_have_the_first_turns_until_something_is_committed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    def endless() -> Iterator[None]:
+        nonlocal steps
+        while True:
+            steps += 1
+            yield
+
+    key = same_partition(1)[0]
+    there = partition_of(key, PARTITIONS)
+    worker, assignment = cluster.workers["one"], cluster.workers["one"]._assignment
+    while not (there in assignment.tasks and assignment.tasks[there].live):
+        cluster.turn("one")
+    cluster.work()
+    begun = iter(range(10**6))
+    monkeypatch.setattr(assignment, "_clock", lambda: float(next(begun)))  # whatever is done takes a second
+    assignment._restoring[there + PARTITIONS] = endless()  # type: ignore[assignment]
+    worker.commits.fresh = True
+
+    def turns(count: int, records: bool) -> int:
+        nonlocal steps
+        steps = 0
+        for _ in range(count):
+            if records:
+                cluster.produce(key, samples=1)
+            cluster.turn("one")
+        return steps
+
+    assert turns(4, records=False) == 4
+    assert turns(1, records=True) == 1
+    assert turns(8, records=True) == 2
+    worker.commits.fresh = False
+    assert turns(4, records=True) == 4

@@ -166,7 +166,7 @@ def cost(bootstrap: str, folder: Path, keys: int, records: int, rounds: int, say
     }
 
 
-def main(json: bool = False, keys: int = 10_000, records: int = 200_000, rounds: int = 3, kills: int = 3) -> int:
+def main(json: bool = False, keys: int = 10_000, records: int = 400_000, rounds: int = 5, kills: int = 3) -> int:
     """Run on a broker of its own and print JSON lines, or the same for people, each as soon as it is known.
 
     Raises `PenstockError` where an output is wrong.
