@@ -29,7 +29,7 @@ def answers(bootstrap: str) -> bool:
 
 
 def test_a_node_answers_at_the_same_address_after_it_was_killed(kafka: KafkaNode) -> None:
-    with KafkaNode() as running:
+    with KafkaNode({"broker.session.timeout.ms": "4000"}) as running:
         address = running.bootstrap
         assert address != kafka.bootstrap
         assert answers(address)

@@ -60,6 +60,7 @@ def stage() -> Iterator[Stage]:
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{plain},PROXIED://127.0.0.1:{proxy.port}",
         "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in names),
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+        "broker.session.timeout.ms": "4000",
         "group.consumer.session.timeout.ms": "1500",
         "group.consumer.heartbeat.interval.ms": "300",
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "300",

@@ -39,8 +39,8 @@ _SETTINGS = {
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-    # A killed node may register again only after this; but on a busy machine heartbeats come late, and then it has no controller.
-    "broker.session.timeout.ms": "4000",
+    # Heartbeats come late on a busy machine, and a node that is given up for dead serves nobody.
+    "broker.session.timeout.ms": "30000",
     "broker.heartbeat.interval.ms": "300",
     "auto.create.topics.enable": "false",
     "offsets.topic.replication.factor": "1",
@@ -64,7 +64,8 @@ _SETTINGS = {
 class KafkaNode:
     """A broker of its own on 127.0.0.1, with its data in a temporary folder that goes with it.
 
-    The Java process dies with this process, even when this one is killed. `settings` are added to the node's properties.
+    The Java process dies with this process, even when this one is killed. `settings` are added to the node's properties: to be
+    `kill`ed and up again soon it needs a shorter `broker.session.timeout.ms`, before which its successor may not register.
     Raises `TransportUnavailable` when the node does not come up, on other ports either unless `port` says which; with what its log
     says of it.
     """
