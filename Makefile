@@ -65,6 +65,7 @@ clean: ## remove the environment and every cache in this folder
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Where PYTHONDONTWRITEBYTECODE is set, every start would compile the service anew, half a second's work; the image has it compiled too.
 # The first Python >= 3.11 that runs: a name on PATH may be a shim without a Python behind it.
 $(READY): $(LOCKS) pyproject.toml hatch_build.py service/streaming/native/rows.c
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
@@ -80,6 +81,7 @@ $(READY): $(LOCKS) pyproject.toml hatch_build.py service/streaming/native/rows.c
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --reinstall-package penstock --editable .
+	@$(BIN)/python -m compileall -q service
 	@touch $@
 
 $(HELM):
