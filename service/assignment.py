@@ -22,8 +22,8 @@ log = structlog.get_logger("penstock.assignment")
 _LAG_EVERY = 1.0  # seconds
 _COUNT_EVERY = 10.0
 _PAUSE = 0.2  # seconds
-_SELDOM = 4
-"""After an assignment, until something is committed: in every fourth turn those that are restored already let others be."""
+_SELDOM = 16
+"""After an assignment, until something is committed: in every sixteenth turn those that are restored already let others be."""
 
 
 class Assignment:

@@ -23,6 +23,10 @@ from service.transport.interface import Partition, RecordBatch
 
 log = structlog.get_logger("penstock.intake")
 
+_FEW = 128
+"""Slots for which records are fed before the first commit after an assignment: its streams are all cold, and somebody waits for the
+first prediction."""
+
 
 class Intake:
     """Owns the records that wait: those of an aborted epoch, and those beyond what there were slots for. They come first."""
@@ -64,9 +68,11 @@ class Intake:
         self._waiting = [part for part in self._waiting if Partition(part.topic, part.partition) not in partitions]
 
     def feed(self) -> None:
-        """As many of those that wait as there are slots for before a commit. They are decoded while the commit before, if there is
-        one, is still under way; then that is finished. Raises what it has raised, and `StepFailed` where no record is at fault."""
-        records, rest = portion(self._waiting, self._streams.slots if self._commits.settling else self._streams.room)
+        """As many of those that wait as there are slots for before a commit, few after an assignment. They are decoded while the
+        commit before, if there is one, is still under way; then that is finished. Raises what it has raised, and `StepFailed` where
+        no record is at fault."""
+        room = self._streams.slots if self._commits.settling else self._streams.room
+        records, rest = portion(self._waiting, min(room, _FEW) if self._commits.fresh else room)
         schedule = self._decode(records)
         self._commits.finish()
         self._waiting = rest

@@ -150,6 +150,23 @@ def test_those_restored_first_have_the_first_turns_until_something_is_committed(
 
     assert turns(4, records=False) == 4
     assert turns(1, records=True) == 1
-    assert turns(8, records=True) == 2
+    assert turns(32, records=True) == 2
     worker.commits.fresh = False
     assert turns(4, records=True) == 4
+
+
+def test_the_first_commit_after_an_assignment_waits_neither_for_many_streams_nor_for_its_time(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.intake._FEW", 3)
+    for number in range(10):
+        cluster.produce(b"%d" % number, samples=5)
+    committed = []
+    for _ in range(20):
+        cluster.turn("one")  # no time passes
+        committed.append(sum(at.offset for at in cluster.log.group("app").committed.values()))
+    assert min(filter(None, committed)) == 3
+    assert committed[-1] < 10, "what follows waits for its time"
+    cluster.now += 1.0
+    cluster.work()
+    assert audited(cluster) == 10
