@@ -152,8 +152,9 @@ class KafkaNode:
         self._launch()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
-        self._signal(signal.SIGSTOP)
+        """SIGSTOP: connections stay open and, when this returns, nothing answers."""
+        jvm = self._signal(signal.SIGSTOP)
+        os.waitpid(jvm.pid, os.WUNTRACED)  # until then it may still answer, on a busy machine for some milliseconds
 
     def resume(self) -> None:
         """SIGCONT, after `pause`."""
@@ -165,10 +166,11 @@ class KafkaNode:
         if self._folder.name:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> subprocess.Popen[bytes]:
         if self._jvm is None:
             raise TransportUnavailable("the Kafka node is not running")
         self._jvm.send_signal(number)
+        return self._jvm
 
     def _write_properties(self, controller: int) -> None:
         properties = {
