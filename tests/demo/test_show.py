@@ -41,9 +41,9 @@ def performed(capsys: pytest.CaptureFixture[str], **options: Any) -> dict[str, A
 
 
 def test_every_record_gets_its_prediction_once_and_right(capsys: pytest.CaptureFixture[str]) -> None:
-    result = performed(capsys, seconds=2)
+    result = performed(capsys, seconds=4)
     assert result["broker"].startswith("memory")
-    assert result["expected"] == result["records"] > 20
+    assert result["expected"] == result["records"] > 60
     assert result["fault"] is None
     assert result["end_to_end_p50_ms"] > 0
     assert result["commit_ms"] > 0

@@ -14,6 +14,7 @@ from service.transport.interface import Isolation, Partition, TopicDescription
 from service.transport.kafka import KafkaTransport
 from service.transport.kafka.configuration import KafkaProperties
 from service.transport.kafka.reader import KafkaReader
+from tests.needs import require_broker
 
 WHERE = Partition("in", 2)
 
@@ -101,6 +102,7 @@ def test_an_answer_makes_up_for_what_was_waited_before(reader: KafkaReader, monk
 def test_a_reader_outlives_a_cluster_without_brokers() -> None:
     """A broker whose heartbeats come late is no broker to its cluster for two of every eight seconds. A client of librdkafka's that
     asks for watermarks then finds none ever after."""
+    require_broker()
     with KafkaNode({"broker.heartbeat.interval.ms": "8000", "broker.session.timeout.ms": "6000"}) as node:
         transport, partition = KafkaTransport({"bootstrap.servers": node.bootstrap}), Partition("in", 0)
         transport.admin().create([TopicDescription("in", 1)], 30.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -24,6 +25,13 @@ _GRACE = 5.0
 """Seconds for which a partition that is said not to exist is asked for again: a broker that has just started knows none yet."""
 _PATIENCE = 4.0
 """Seconds without an answer after which a client is given up. Less than `_GRACE`: one without brokers knows no partition."""
+
+
+def _abandon(consumer: Any) -> None:
+    try:
+        consumer.close()
+    except (KafkaException, RuntimeError) as error:
+        _LOG.warning("closing the client that was replaced: %s", error)
 
 
 class KafkaReader:
@@ -158,7 +166,7 @@ class KafkaReader:
         with the new client."""
         if self._waited >= _PATIENCE:
             _LOG.warning("a client for reading finds its brokers no more; another one takes its place")
-            begun(self._consumer.close, "closing")  # which may take long without brokers
+            begun(partial(_abandon, self._consumer), "closing")  # which may take long without brokers
             self._consumer, self._awake, self._waited = self._connect(), False, 0.0
 
     def _consume(self) -> list[Message]:
