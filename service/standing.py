@@ -88,14 +88,19 @@ class Standing:
         self.count_failure(error)
 
     def confirm(self) -> bool:
-        """Whether it was by fencing that the outcome became unknown: by an older process that woke up, or a timeout.
+        """Whether it was by fencing that the outcome became unknown: by an older process that woke up, or a timeout. It stays so
+        until all is `settled`, since a member that was fenced never works again.
 
         Raises `Fenced` where a newer process of this instance has started: name and transactional id are its own then.
         """
         newer = "our transaction ended without us, and a newer process of this instance has started"
         self._check_name(self._fenced or Fenced(newer))
-        fenced, self._fenced = self._fenced, None
-        return fenced is not None
+        return self._fenced is not None
+
+    def settled(self) -> None:
+        """There is a new producer, and tasks recover."""
+        self.unknown = False
+        self._fenced = None
 
     def check_loss(self, has_tasks: bool) -> None:
         """Once there are tasks again, and every few seconds until then: under KIP-848, where a newer process of our name holds our

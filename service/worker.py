@@ -215,7 +215,7 @@ class Worker:
             source.pause(inputs)
             self._give_up(inputs)
             self._assignment.add(inputs)
-        self.standing.unknown = False
+        self.standing.settled()
 
     # rebalances
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from service.errors import Fenced
+from service.errors import Fenced, TransportUnavailable
 from service.transport.interface import Membership
+from service.transport.memory.sink import MemorySink
 from tests.cluster import Cluster, audited
 from tests.transport.cluster import Follower
 
@@ -74,6 +75,28 @@ class TestWhoIsFenced:
         cluster.produce(b"a", 7)
         cluster.work(turns=9)
         assert audited(cluster) == 2
+
+    def test_and_its_membership_too_however_often_the_broker_does_not_answer(
+        self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A member that was fenced says so once, and never works again."""
+        cluster.work()
+        older = cluster.transport.source(Membership("app", "one"))
+        older.subscribe(["in"], Follower())
+        older.poll(1, 0.0)
+        opens, left = MemorySink.open, [1, 1]
+
+        def fails(sink: MemorySink, timeout: float) -> None:
+            if left:
+                left.pop()
+                raise TransportUnavailable("no answer")
+            opens(sink, timeout)
+
+        monkeypatch.setattr(MemorySink, "open", fails)
+        cluster.produce(b"a", 7)
+        cluster.work(turns=12)
+        assert not left
+        assert audited(cluster) == 1
 
 
 def test_losing_partitions_while_idle_is_no_failed_transaction(cluster: Cluster) -> None:

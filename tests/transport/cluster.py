@@ -80,6 +80,10 @@ class KafkaCluster:
             _publishers[bootstrap] = self.transport().publisher()
         return _publishers[bootstrap]
 
+    def forget(self) -> None:
+        """Its broker ends, and so does the publisher of all tests on it."""
+        _publishers.pop(str(self._properties["bootstrap.servers"]), None)
+
     def delete_before(self, partition: Partition, offset: int) -> None:
         admin = AdminClient({"bootstrap.servers": self._properties["bootstrap.servers"]})
         for done in admin.delete_records([TopicPartition(*partition, offset)]).values():

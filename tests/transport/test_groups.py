@@ -169,6 +169,8 @@ def test_a_second_process_under_the_same_instance_name_fences_the_first(cluster:
     newer.join()
     with pytest.raises(Fenced, match="instance"):
         older.until(lambda: False)
+    assert quiet(older, 20)  # says so once, and nothing of what it has lost
+    assert [kind for kind, _ in older.follower.events] == ["assigned"]
     assert quiet(newer, 2)
 
 

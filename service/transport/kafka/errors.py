@@ -94,9 +94,17 @@ def source_error(error: KafkaError, topic: str | None) -> PenstockError | None:
         )
     if error.code() in MISSING:
         return TransportUnavailable(f"there is no topic {topic!r} to read; create it")
-    if error.code() in _REFUSED or error.fatal() or error.code() == KafkaError._FATAL:
+    if refused(error):
         return TransportUnavailable(f"the broker refuses: {error.str()}")
     return None
+
+
+def refused(error: KafkaError) -> bool:
+    """Whether a consumer will get no further with this client: rights that it lacks, or an error that librdkafka calls fatal, as
+    when the broker does not speak the group's protocol, or the group is full."""
+    if instance_taken(error):
+        return False
+    return bool(error.code() in _REFUSED or error.fatal() or error.code() == KafkaError._FATAL)
 
 
 def instance_taken(error: KafkaError) -> bool:

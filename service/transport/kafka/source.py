@@ -15,11 +15,11 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from service.errors import OffsetsPending, OperatorActionRequired, TransportUnavailable
+from service.errors import OffsetsPending, OperatorActionRequired, PenstockError, TransportUnavailable
 from service.transport.interface import Committed, Isolation, Membership, Partition, RebalanceListener, RecordBatch
 from service.transport.kafka.columns import as_batch, by_partition, split_errors
 from service.transport.kafka.configuration import KafkaProperties, client
-from service.transport.kafka.errors import OUTSIDE, Trouble, instance_in_use, instance_taken, reason, source_error
+from service.transport.kafka.errors import OUTSIDE, Trouble, instance_in_use, instance_taken, reason, refused, source_error
 from service.transport.kafka.group import KafkaToken
 from service.transport.kafka.patience import GONE
 from service.transport.kafka.reader import KafkaReader
@@ -129,12 +129,14 @@ class KafkaSource:
         self._consumer.subscribe(self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def _join_again(self, deadline: float) -> None:
-        """A new client, where the group refused the last one for a predecessor whose session has not ended."""
+        """A new client, where the last one was refused: for a predecessor whose session has not ended, or for good."""
         if self._join_again_at:
             time.sleep(max(0.0, min(self._join_again_at, deadline) - time.monotonic()))
             if time.monotonic() >= self._join_again_at:
                 self._join_again_at = 0.0
                 self._consumer.close()
+                if left := [TopicPartition(*where) for where in self._assigned]:
+                    self._on_lost(self._consumer, left)  # a client that has given up may not have said so
                 self._consumer = self._connect()
                 self._join()
 
@@ -147,7 +149,7 @@ class KafkaSource:
                 if messages and max_records > 1 and self._raised is None:
                     messages += self._consumer.consume(max_records - 1, 0)
         except KafkaException as error:  # a fatal error
-            raise source_error(reason(error), None) or self._trouble.unavailable("polling", reason(error)) from None
+            raise self._meaning(reason(error), None) or self._trouble.unavailable("polling", reason(error)) from None
         return messages
 
     def _deliver(self, messages: list[Message]) -> list[RecordBatch]:
@@ -179,9 +181,16 @@ class KafkaSource:
             if where in self._started:
                 raise self._outside(where, error)
             return
-        found = source_error(error, message.topic())
+        found = self._meaning(error, message.topic())
         if found is not None:
             raise found
+
+    def _meaning(self, error: KafkaError, topic: str | None) -> PenstockError | None:
+        # librdkafka says a single time that it is refused, and a client that it calls fatal is silent from then on and never joins
+        # again: the next one says so again, or gets what this one did not.
+        if refused(error):
+            self._join_again_at = time.monotonic() + _JOIN_AGAIN
+        return source_error(error, topic)
 
     def _outside(self, where: Partition, error: KafkaError) -> OperatorActionRequired:
         try:

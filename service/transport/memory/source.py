@@ -45,6 +45,7 @@ class MemorySource:
         self._generation = -1
         self._positions: dict[Partition, _Position] = {}
         self._turn = 0
+        self._fenced = False  # and has said so
 
     def subscribe(self, topics: Sequence[str], listener: RebalanceListener) -> None:
         self._topics = tuple(topics)
@@ -115,7 +116,10 @@ class MemorySource:
     def _rebalance(self) -> None:
         """Take part in what the group does at the moment. The listener is called without the lock."""
         member = self._member or self._join()
-        if member.standing is Standing.FENCED:
+        if member.standing is Standing.FENCED and self._fenced:
+            self._drop()  # and is silent from now on, as librdkafka's client is, of what it has lost too
+        elif member.standing is Standing.FENCED:
+            self._fenced = True
             raise Fenced(
                 f"another process joined group {self._group.name!r} under this instance name, {self._membership.instance!r}"
             )
