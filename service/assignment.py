@@ -43,6 +43,7 @@ class Assignment:
         self._closed: dict[int, Task] = {}  # clean, their streams still in memory, until the next assignment
         self._restoring: dict[int, Generator[None, None, Restored]] = {}
         self._assigned_at: dict[int, float] = {}
+        self._inputs: set[str] = set()  # topics of all tasks so far
         self.source = source
         self._reader = reader
         self._streams = streams
@@ -105,6 +106,7 @@ class Assignment:
         """New tasks. Streams of tasks that this process had before, and that do not come back now, are forgotten."""
         before, self._closed = self._closed, {}
         for partition in partitions:
+            self._inputs.add(partition.topic)
             task = Task(partition.partition, partition)
             task.enter(Phase.RESTORING)
             self.tasks[task.number] = task
@@ -149,13 +151,14 @@ class Assignment:
                     self._metrics.lagging(task.input.topic, task.number, max(end - task.committed, 0))
 
     def count_partitions(self) -> None:
-        """Now and then. Raises `OperatorActionRequired` where somebody has added some: incremental rebalances do not tell."""
+        """Now and then. Raises `OperatorActionRequired` where somebody has added some, which incremental rebalances do not tell, or
+        has deleted the input, which leaves the group with nothing to do."""
         now = self._clock()
         if now - self._counted_at < _COUNT_EVERY or self.restoring:
             return
         self._counted_at = now
         with contextlib.suppress(TransportUnavailable):
-            for topic in {task.input.topic for task in self.tasks.values()}:
+            for topic in self._inputs:
                 partitions = self._reader.partitions(topic, timeout=0.5)
                 check_partitions(topic, partitions, self._policy.partitions, "when this process started")
 

@@ -315,7 +315,11 @@ def _check_first(task: Task, source: Source, policy: RestorePolicy) -> Generator
 
 
 def check_partitions(topic: str, partitions: int | None, expected: int, when: str) -> None:
-    """Raises `OperatorActionRequired` where the topic has another number of partitions than it had."""
+    """Raises `OperatorActionRequired` where the topic has another number of partitions than it had, or is gone."""
+    if partitions is None:
+        raise OperatorActionRequired(
+            f"{topic} is gone; it had {expected} partitions {when}, and streams that go on in them. Create a new topic and application."
+        )
     if partitions != expected:
         raise OperatorActionRequired(
             f"{topic} has {partitions} partitions, but had {expected} {when}. Keys have moved to other partitions and their "

@@ -9,6 +9,7 @@ import pytest
 from service.app import Application, required_topics
 from service.errors import OperatorActionRequired
 from service.transport.interface import Committed, Partition, TopicDescription
+from service.transport.memory.reader import MemoryReader
 from service.transport.partitioning import partition_of
 from tests.applications import configured
 from tests.cluster import PARTITIONS, Cluster, applications
@@ -101,6 +102,18 @@ class TestContradictionsEndLoudly:
         cluster.log.add_partitions("app.snapshots", PARTITIONS + 1)
         cluster.now += 11.0
         with pytest.raises(OperatorActionRequired, match="had 2 when this process started"):
+            cluster.work(turns=2)
+
+    @pytest.mark.parametrize("revoked", [False, True])
+    def test_an_input_that_is_deleted_while_it_runs(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, revoked: bool) -> None:
+        """The broker may take its partitions away before anybody looks."""
+        cluster.produce(b"a", 7)
+        cluster.work()
+        if revoked:
+            cluster.workers["one"].revoked([Partition("in", number) for number in range(PARTITIONS)])
+        monkeypatch.setattr(MemoryReader, "partitions", lambda reader, topic, timeout: None)
+        cluster.now += 11.0
+        with pytest.raises(OperatorActionRequired, match="in is gone; it had 2 partitions when this process started"):
             cluster.work(turns=2)
 
     def test_partitions_added_since_a_process_started_that_has_one_of_them(self, cluster: Cluster) -> None:
