@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import secrets
 
+from service.errors import TransportUnavailable
 from service.transport.interface import Isolation, Partition, Publisher, Reader, Transport
 
 SIGNED = b"PSNI\x01"
 """How the value of a signature begins; the rest names the process."""
+_TRIES = 3
 
 
 class Incarnation:
@@ -29,8 +31,14 @@ class Incarnation:
     def sign(self, reader: Reader, publisher: Publisher, timeout: float) -> None:
         """From now on every older process of this instance is superseded. Raises `TransportUnavailable`."""
         _, self._since = reader.watermarks(self._register, timeout)
-        publisher.publish(self._register.topic, SIGNED + self.name.encode(), key=self._key, partition=self._register.partition)
-        publisher.flush(timeout)
+        for left in reversed(range(_TRIES)):
+            publisher.publish(self._register.topic, SIGNED + self.name.encode(), key=self._key, partition=self._register.partition)
+            try:
+                publisher.flush(timeout / _TRIES)
+                return
+            except TransportUnavailable:  # it may have been written; then it is signed twice, and the last signature counts
+                if not left:
+                    raise
 
     def superseded(self, timeout: float) -> bool:
         """Whether a newer process of this instance has signed. Reads what the register's partition got since this was last asked.

@@ -318,7 +318,8 @@ def check_partitions(topic: str, partitions: int | None, expected: int, when: st
     """Raises `OperatorActionRequired` where the topic has another number of partitions than it had, or is gone."""
     if partitions is None:
         raise OperatorActionRequired(
-            f"{topic} is gone; it had {expected} partitions {when}, and streams that go on in them. Create a new topic and application."
+            f"{topic} is gone; it had {expected} partitions {when}, and streams that go on in them. "
+            "Create a new topic and application."
         )
     if partitions != expected:
         raise OperatorActionRequired(

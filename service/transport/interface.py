@@ -257,7 +257,8 @@ class Publisher(Protocol):
     ) -> None: ...
 
     def flush(self, timeout: float) -> None:
-        """Raises `TransportUnavailable` unless everything published has been acknowledged."""
+        """Raises `TransportUnavailable` unless everything published has been acknowledged; whether the rest is in the log nobody
+        knows then, and it is not sent any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,19 @@ def test_a_publisher_says_that_a_record_has_not_come_through() -> None:
         publisher.flush(1.0)
 
 
+def test_a_publisher_that_hears_nothing_is_replaced() -> None:
+    """Its client may have lost its brokers for good."""
+    publisher = KafkaPublisher(KafkaProperties({"bootstrap.servers": "127.0.0.1:1"}))
+    deaf = publisher._producer
+    publisher.publish("in", b"1", partition=0)
+    with pytest.raises(TransportUnavailable, match="1 records are not acknowledged"):
+        publisher.flush(0.1)
+    assert publisher._producer is not deaf
+    publisher.flush(0.1)  # what nobody heard of has been given up
+    deaf.flush(5.0)
+    publisher.flush(0.1)  # and that is no news
+
+
 @pytest.mark.parametrize(("told", "known"), [(Uuid(0, 0), None), (Uuid(1, 2), str(Uuid(1, 2)))])
 def test_a_broker_that_gives_topics_no_ids_tells_none(admin: KafkaAdmin, told: Uuid, known: str | None) -> None:
     class Answering:

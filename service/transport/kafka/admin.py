@@ -137,8 +137,9 @@ class KafkaPublisher:
     """Implements `Publisher`."""
 
     def __init__(self, properties: KafkaProperties) -> None:
+        self._properties = properties
         self._trouble = Trouble(properties.bootstrap)
-        self._producer = client(Producer, properties.idempotent(), error_cb=self._trouble, on_delivery=self._on_failed_delivery)
+        self._producer = self._connect()
         self._send_error: PenstockError | None = None
 
     def publish(
@@ -168,8 +169,14 @@ class KafkaPublisher:
         waiting = self._producer.flush(timeout)
         self._check()
         if waiting and time.monotonic() >= deadline:
+            # A client may have lost its brokers for good (docs/adr/0031-readers-are-replaced.md).
+            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+            self._producer = self._connect()
             error = KafkaError(KafkaError._TIMED_OUT)
             raise self._trouble.unavailable(f"{waiting} records are not acknowledged", error)
+
+    def _connect(self) -> Any:
+        return client(Producer, self._properties.idempotent(), error_cb=self._trouble, on_delivery=self._on_failed_delivery)
 
     def _check(self) -> None:
         error, self._send_error = self._send_error, None
