@@ -137,12 +137,13 @@ cleaner runs as soon as a tenth is superseded, and only the segment that is bein
 
 def required_topics(config: Config, partitions: int) -> list[TopicDescription]:
     """The topics that an application needs; outputs and snapshots have as many partitions as the input."""
+    kept = {"cleanup.policy": "delete"}  # whatever the broker does with topics of which nobody says otherwise
     compacted = {"cleanup.policy": "compact"} | _READ_LITTLE
     compacted["delete.retention.ms"] = "86400000"  # tombstones, for local disks that come back within half of that
     return [
-        TopicDescription(config.input.topic, partitions),
-        TopicDescription(config.output.topic, partitions),
-        TopicDescription(config.dead_letters.topic, 1),
+        TopicDescription(config.input.topic, partitions, kept),
+        TopicDescription(config.output.topic, partitions, kept),
+        TopicDescription(config.dead_letters.topic, 1, kept),
         TopicDescription(config.snapshot_topic, partitions, compacted),
     ]
 
@@ -165,6 +166,9 @@ def topic_problems(config: Config, transport: Transport, timeout: float = 10.0) 
         problems.append(
             f"{source.name} is compacted, which removes records of streams that go on; its cleanup.policy must be delete"
         )
+    letters = found[config.dead_letters.topic]
+    if letters and "compact" in letters.config.get("cleanup.policy", ""):
+        problems.append(f"{letters.name} is compacted, and takes no records without a key; its cleanup.policy must be delete")
     policy = snapshots.config.get("cleanup.policy") if snapshots else None
     if snapshots and policy not in (None, "compact"):
         problems.append(f"{snapshots.name} has cleanup.policy={policy}; it must be exactly compact, or snapshots get lost")
@@ -189,11 +193,16 @@ def slow_settings(config: Config, transport: Transport, timeout: float = 10.0) -
 
 
 def check_topics(config: Config, transport: Transport) -> int:
-    """The input's partition count. Raises `OperatorActionRequired` where a topic is missing or wrong; warns of slow settings."""
+    """The input's partition count. Raises `OperatorActionRequired` where a topic is missing or wrong; warns of slow settings,
+    and of a compacted output."""
     partitions, problems, missing = topic_problems(config, transport)
     if problems:
         way_out = "Create what is missing: penstock topics CONFIG --create" if missing else "Mend the topics before the next start"
         raise OperatorActionRequired(f"{'; '.join(problems)}. {way_out}.")
     if slow := slow_settings(config, transport):
         log.warning("snapshot_topic", advice=slow)
+    output = transport.admin().describe([config.output.topic], 10.0)[config.output.topic]
+    if output and "compact" in output.config.get("cleanup.policy", ""):
+        advice = f"{output.name} is compacted: it keeps the latest prediction of each key, and an audit misses the others"
+        log.warning("output_topic", advice=advice)
     return partitions

@@ -46,8 +46,18 @@ class RestorePolicy:
     def anew(self) -> str:
         """How to begin anew. Dead letters go too: a rebuild and an audit take them for those of the records that are there now."""
         return (
-            f"use another `app` name, or reset the group's offsets and delete and create {self.topics.snapshots} and "
+            f"use another `app` name, or delete the group's offsets and delete and create {self.topics.snapshots} and "
             f"{self.topics.dead_letters}"
+        )
+
+    @property
+    def on(self) -> str:
+        """How to go on from where the group stands, without the streams' states. Kafka's tool sets offsets without our metadata,
+        which is what tells that there is no state to go on from; metadata of one partition that are left contradict that."""
+        return (
+            "to go on from offsets of your choice with every stream begun anew, set those of all partitions "
+            "(kafka-consumer-groups.sh --reset-offsets --to-current, or to others), and delete and create "
+            f"{self.topics.snapshots}"
         )
 
 
@@ -136,8 +146,8 @@ def restore(
         if found.begun:
             raise OperatorActionRequired(
                 f"{where}: the group has no committed offset, but {policy.topics.snapshots} says that it had one. "
-                "The offsets have expired or were deleted. Set them back to where the application stood, or, to begin anew and "
-                f"compute everything again, delete and create {policy.topics.snapshots} and {policy.topics.dead_letters}."
+                "The offsets have expired or were deleted. To begin anew and compute everything again, delete and create "
+                f"{policy.topics.snapshots} and {policy.topics.dead_letters}; {policy.on}."
             )
         yield from _check_first(task, source, policy)
         return Restored(low, low, "", 0, suspicion=found.suspicion)
@@ -152,7 +162,7 @@ def restore(
         if found.begun:
             raise OperatorActionRequired(
                 f"{where}: the committed offset {committed.offset} carries no metadata, but {policy.topics.snapshots} says that it "
-                f"had some. Another tool has moved the offset. Delete and create {policy.topics.snapshots} to go on."
+                f"had some. Another tool has moved the offset. To begin anew, {policy.anew}; {policy.on}."
             )
         yield from _check_first(task, source, policy)
         return Restored(committed.offset, committed.offset, "", 0, suspicion=found.suspicion)
@@ -284,7 +294,7 @@ def _check(
         raise OperatorActionRequired(
             f"{where}: the group has committed offset {committed.offset}, but {snapshots} holds nothing of it: the topic was "
             "emptied or created anew, and the states of streams that go on are gone with it. To begin anew, use another `app` "
-            f"name, or reset the group's offsets and delete and create {policy.topics.dead_letters}."
+            f"name, or delete the group's offsets and delete and create {policy.topics.dead_letters}; {policy.on}."
         )
     known = found.beginning.input_id if found.beginning else None
     if known and policy.input_id and known != policy.input_id:
@@ -301,7 +311,7 @@ def _check(
     if found.ahead > committed.offset:
         raise OperatorActionRequired(
             f"{where}: a snapshot reaches offset {found.ahead}, beyond the committed offset {committed.offset}: the offset was "
-            f"moved back by another tool. Set it to {found.ahead} or later; to begin anew, {policy.anew}."
+            f"moved back by another tool. To begin anew, {policy.anew}; {policy.on}."
         )
 
 

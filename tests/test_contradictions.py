@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 
 from service.app import Application, required_topics
@@ -12,7 +13,7 @@ from service.transport.interface import Committed, Partition, TopicDescription
 from service.transport.memory.reader import MemoryReader
 from service.transport.partitioning import partition_of
 from tests.applications import configured
-from tests.cluster import PARTITIONS, Cluster, applications
+from tests.cluster import PARTITIONS, Cluster, applications, audited
 
 
 class TestContradictionsEndLoudly:
@@ -87,6 +88,41 @@ class TestContradictionsEndLoudly:
         stopped.applications = {"one": Application.from_config(configured(tmp_path, postprocess=[]))}
         self.refuses(stopped, "the snapshot cannot be used.*another `app` name")
 
+    @pytest.mark.parametrize("offsets", ["as they are", "expired", "moved", "moved back"])
+    def test_going_on_anew(self, stopped: Cluster, offsets: str) -> None:
+        """What operations.md says of it, to the letter, whatever was wrong."""
+        group, at = stopped.log.group("app"), {}
+        for number in range(PARTITIONS):
+            where = Partition("in", number)
+            committed = group.committed.pop(where)
+            at[where] = committed.offset
+            if offsets.startswith("moved"):
+                group.committed[where] = Committed(1, committed.metadata if offsets == "moved back" else "")
+            if offsets == "as they are":
+                group.committed[where] = committed
+        if offsets != "as they are":
+            self.refuses(stopped, r"set those of all partitions .*--reset-offsets.* delete and create app\.snapshots")
+        group.committed.update({where: Committed(offset, "") for where, offset in at.items()})
+        stopped.log.create_anew("app.snapshots")
+        before = {value for _, value, _ in stopped.read("out")}
+        stopped.start("one")
+        for _ in range(2):
+            for key in (b"a", b"b", b"c", b"d"):
+                stopped.produce(key, 7)
+            stopped.work()
+        made = [orjson.loads(value) for _, value, _ in stopped.read("out") if value and value not in before]
+        assert {each["key"] for each in made if each["index"] == 0} == {"a", "b", "c", "d"}
+
+    def test_beginning_anew(self, stopped: Cluster) -> None:
+        stopped.log.group("app").committed.clear()
+        self.refuses(stopped, "To begin anew and compute everything again, delete and create app.snapshots and app.dead-letters")
+        stopped.log.create_anew("app.snapshots")
+        stopped.log.create_anew("app.dead-letters")
+        stopped.log.create_anew("out")
+        stopped.start("one")
+        stopped.work(turns=9)
+        assert audited(stopped) > 0
+
     def test_partitions_added_to_the_input(self, stopped: Cluster) -> None:
         stopped.log.add_partitions("in", PARTITIONS + 1)
         with pytest.raises(OperatorActionRequired, match="they must be the same"):
@@ -154,6 +190,26 @@ class TestContradictionsEndLoudly:
         cluster.transport.admin().create([*others, TopicDescription("in", PARTITIONS, {"cleanup.policy": "compact,delete"})], 1.0)
         with pytest.raises(OperatorActionRequired, match="in is compacted"):
             cluster.start("one")
+
+    def test_dead_letters_that_are_compacted(self) -> None:
+        """Such a topic takes no records without a key, and a record without a key is refused."""
+        cluster = Cluster(applications())
+        cluster.log = type(cluster.log)()
+        cluster.transport = type(cluster.transport)(cluster.log)
+        *others, _, snapshots = required_topics(cluster.config, PARTITIONS)
+        letters = TopicDescription("app.dead-letters", 1, {"cleanup.policy": "compact,delete"})
+        cluster.transport.admin().create([*others, letters, snapshots], 1.0)
+        with pytest.raises(OperatorActionRequired, match=r"app\.dead-letters is compacted"):
+            cluster.start("one")
+
+    def test_an_output_that_is_compacted_is_warned_of(self, capsys: pytest.CaptureFixture[str]) -> None:
+        cluster = Cluster(applications())
+        cluster.log = type(cluster.log)()
+        cluster.transport = type(cluster.transport)(cluster.log)
+        source, _, *others = required_topics(cluster.config, PARTITIONS)
+        cluster.transport.admin().create([source, TopicDescription("out", PARTITIONS, {"cleanup.policy": "compact"}), *others], 1.0)
+        cluster.start("one")
+        assert "out is compacted" in capsys.readouterr().out
 
     def test_a_snapshot_topic_that_is_not_compacted(self) -> None:
         cluster = Cluster(applications())

@@ -61,6 +61,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return original(self, partition, start, stop, timeout)
 
     monkeypatch.setattr(MemoryReader, "read", noted)
+    monkeypatch.setattr("service.audit.read._begun", lambda config, reader, number: 0)  # which reads that topic too
     return starts
 
 
@@ -204,6 +205,16 @@ def test_a_disk_that_is_damaged_later_ends_the_process_and_the_next_start_reads_
     assert report is not None
     assert report.passed(exact=True), report
     assert min(read) == 0
+
+
+def test_damage_to_the_first_bytes_is_no_stream_that_begins_anew(cluster: Cluster, directory: Path) -> None:
+    kill(cluster)
+    change(
+        directory, "UPDATE snapshots SET data = CAST(x'00000000' || substr(data, 5) AS BLOB) WHERE substr(data, 1, 4) = x'50534E50'"
+    )
+    with pytest.raises(StateDiskFailed):
+        goes_on(cluster)
+    assert not (directory / FILE).exists()
 
 
 def test_what_an_aborted_end_has_hidden_is_found_on_the_disk_again(cluster: Cluster) -> None:

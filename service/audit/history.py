@@ -51,6 +51,7 @@ class OfferedStream:
     rate: float
     whole: bool
     records: list[Fed] = field(default_factory=list)
+    raw_key: bytes = b""
 
     @property
     def frames(self) -> int:
@@ -84,9 +85,11 @@ def offered(
     batches: Iterable[tuple[RecordBatch, Chunks]],
     begins_at: int,
     within: Offsets = EVERYWHERE,
+    fresh: bool = False,
 ) -> Offered:
-    """What one partition offered. The log begins at offset `begins_at`. Streams and refusals without a record at the offsets
-    `within` are left out; only records there are counted."""
+    """What one partition offered. The log begins at offset `begins_at`; `fresh`: and so did the task, whatever was there before.
+    Streams and refusals without a record at the offsets `within` are left out; only records there are counted."""
+    fresh = fresh or begins_at == 0
     present: dict[bytes, OfferedStream] = {}
     seen: set[bytes] = set()
     streams: dict[tuple[bytes, int], OfferedStream] = {}
@@ -116,12 +119,12 @@ def offered(
                     del streams[key, stream.stream]
                 stream = None
             if chunks.ends[row]:
-                if begins_at and key not in seen:
+                if not fresh and key not in seen:
                     ends[shown(key)] = offset
                 seen.add(key)
                 continue
             if stream is None:
-                stream = OfferedStream(partition, shown(key), offset, rate, whole=begins_at == 0 or key in seen)
+                stream = OfferedStream(partition, shown(key), offset, rate, whole=fresh or key in seen, raw_key=key)
                 present[key] = stream
                 streams[key, offset] = stream
             seen.add(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -43,8 +43,8 @@ class Oracle(Protocol):
 @dataclass(frozen=True, slots=True)
 class AuditReport:
     """Counts are of prediction records, and of dead letters. `bit_equal` compares with a fresh program, `max_abs_difference`
-    with the module. `letters_gone` counts missing dead letters that their topic may have lost with age, `on_trust` the
-    records that were refused for what they did to a step or to the process."""
+    with the module. `letters_gone` and `predictions_gone` count dead letters and predictions that are not there because their topic
+    may have lost them with age, `on_trust` the records that were refused for what they did to a step or to the process."""
 
     records: int
     streams: int
@@ -57,6 +57,7 @@ class AuditReport:
     letters_missing: int
     letters_unexpected: int
     letters_gone: int
+    predictions_gone: int
     on_trust: int
     max_abs_difference: float
     within_tolerance: bool
@@ -69,6 +70,11 @@ class AuditReport:
         wrong += self.letters_missing + self.letters_unexpected
         return wrong == 0 and self.within_tolerance and (self.bit_equal or not exact)
 
+    @property
+    def hollow(self) -> bool:
+        """Whether nothing at all was compared, since all that there is has begun before, or gone before, what the topics hold."""
+        return self.expected == 0 and self.unjudged + self.predictions_gone > 0
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -78,6 +84,7 @@ class _Expected:
     length: int
     offset: int
     time: float
+    key: bytes
 
 
 def judge(
@@ -87,6 +94,7 @@ def judge(
     oracle: Oracle,
     within: Mapping[int, Offsets] | None = None,
     reach: Mapping[int, int] | None = None,
+    aged: Callable[[int, bytes, int], bool] | None = None,
     group: int = 64,
 ) -> AuditReport:
     """Match predictions by input partition, key, stream and index, and dead letters by record; then compare values, `group`
@@ -94,8 +102,9 @@ def judge(
 
     A prediction that was too large for its topic is a dead letter instead. `published` holds the predictions of each output
     partition in log order; `within`, by input partition, the offsets of the records that are judged (None: all); `reach` the
-    one from which on all dead letters are still there (None: from the first). A stream whose beginning the log no longer holds is
-    not judged, nor are its predictions, nor whether it ended at a legal length.
+    one from which on all dead letters are still there (None: from the first); `aged` whether the output topic may have lost what
+    an input partition's record led to, by partition, key and offset. A stream whose beginning the log no longer holds is not
+    judged, nor are its predictions beyond that none is there twice, nor whether it ended at a legal length.
     """
 
     def meant(stream: OfferedStream, offset: int) -> bool:
@@ -113,11 +122,13 @@ def judge(
             if meant(stream, wanted.offset):
                 expected[stream.partition, stream.key, stream.stream, index] = wanted
     count: Counter[Identity] = Counter()
+    unjudged: Counter[Identity] = Counter()
     unexpected, examples = 0, []
     outputs: dict[Identity, Float32[np.ndarray, "m C_out"]] = {}
     for prediction in published:
         identity = (prediction.partition, prediction.key, prediction.stream, prediction.index)
         if older.led_to(prediction):
+            unjudged[identity] += 1
             continue
         fits = expected.get(identity)
         if fits is None or (fits.length, fits.offset) != (len(prediction.y), prediction.offset) or _apart(fits, prediction):
@@ -134,8 +145,11 @@ def judge(
         if identity not in count:
             del expected[identity]
     absent = [identity for identity in expected if identity not in count]
+    lost = {each for each in absent if aged is not None and aged(each[0], expected[each].key, expected[each].offset)}
+    absent = [identity for identity in absent if identity not in lost]
+    times = count + unjudged
     examples += [f"missing: {_words(identity)}" for identity in absent[:5]]
-    examples += [f"{times} times: {_words(identity)}" for identity, times in count.items() if times > 1][:5]
+    examples += [f"{number} times: {_words(identity)}" for identity, number in times.items() if number > 1][:5]
     due = Counter(letter for partition in partitions for letter in partition.letters)
     due.update(letter for stream in whole for letter in _illegal_end(stream, oracle) if meant(stream, letter.offset))
     given = Counter(letter for letter in letters if letter.reason not in {Reason.OUTPUT_TOO_LARGE, *ON_TRUST})
@@ -156,15 +170,16 @@ def judge(
     return AuditReport(
         records=sum(meant(stream, record.offset) for stream in offered for record in stream.records),
         streams=len(offered),
-        expected=len(expected),
+        expected=len(expected) - len(lost),
         missing=len(absent),
-        duplicates=sum(times - 1 for times in count.values()),
+        duplicates=times.total() - len(times),
         unexpected=unexpected,
         out_of_order=_out_of_order(published),
         unjudged=len(cut),
         letters_missing=(due - given).total(),
         letters_unexpected=(given - due).total() + again.total(),
         letters_gone=gone.total(),
+        predictions_gone=len(lost),
         on_trust=len({letter[:2] for letter in letters if letter.reason in ON_TRUST}),
         max_abs_difference=worst,
         within_tolerance=close,
@@ -210,7 +225,7 @@ def _expected(stream: OfferedStream, oracle: Oracle) -> Iterator[tuple[int, _Exp
             end = max(end, oracle.total(last) or 0)
         if end > begin:
             at = time + (begin * oracle.decimation - start) * 1000.0 / stream.rate
-            yield begin, _Expected(end - begin, record.offset, at)
+            yield begin, _Expected(end - begin, record.offset, at, stream.raw_key)
 
 
 def _words(identity: Identity) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from service.app import Application
 from service.audit.history import Letter, Offered, offered
 from service.audit.judge import ON_TRUST, AuditReport, judge
 from service.audit.oracle import ModuleOracle
+from service.begun import Begun
 from service.codec.interface import Chunks, Prediction
 from service.config import Config, Numerics, OutputFormat
 from service.errors import OffsetsPending, OperatorActionRequired, TransportUnavailable
-from service.extent import EVERYTHING, Extent
+from service.extent import EVERYTHING, Extent, shown
 from service.refused import dead_letter_of
 from service.transport.interface import Isolation, Membership, Partition, Reader, RecordBatch, Source, Transport
+from service.transport.partitioning import partition_of
 
 _TIMEOUT = 30.0
 
@@ -24,8 +28,8 @@ def audit(application: Application, transport: Transport, extent: Extent = EVERY
     `read_committed` reader sees them. A worker may go on meanwhile: what it commits after the first look is left out.
 
     The input is read from its beginning all the same, because a prediction follows from the whole of its stream; what is kept in
-    memory are the streams that reach into the extent. Raises `OperatorActionRequired` where there is nothing to judge by, or
-    nothing to judge.
+    memory are the streams that reach into the extent. Where a task has begun later than the log, so does what is judged. Raises
+    `OperatorActionRequired` where there is nothing to judge by, or nothing to judge.
     """
     config = application.config
     reader = transport.reader(Isolation.READ_COMMITTED)
@@ -44,14 +48,17 @@ def audit(application: Application, transport: Transport, extent: Extent = EVERY
         partitions, within, reach = [], {}, {}
         for partition, stop in before.items():
             low, _ = reader.watermarks(partition, _TIMEOUT)
+            begun = _begun(config, reader, partition.partition)
+            fresh, low = begun is not None and begun >= low, max(low, begun or 0)
             reach[partition.partition] = kept.reach(partition.partition, stop)
             offsets = within[partition.partition] = extent.offsets(reader, partition, low, stop, _TIMEOUT)
             left_out = failed.get(partition.partition, set())
             decoded = _decoded(application, reader, partition, low, offsets.stop, extent, left_out)
-            partitions.append(offered(partition.partition, decoded, low, offsets))
+            partitions.append(offered(partition.partition, decoded, low, offsets, fresh))
+        output = _published(application, reader, extent)
         published = [
             prediction
-            for prediction in _published(application, reader, extent)
+            for prediction in output.found
             if prediction.offset in within.get(prediction.partition, ()) or _beyond(prediction, before, extent)
         ]
         after = _committed(source, inputs)
@@ -72,8 +79,14 @@ def audit(application: Application, transport: Transport, extent: Extent = EVERY
             "nothing to audit. Look at the times, which are UTC unless they say otherwise, and at the keys."
         )
     oracle = ModuleOracle(application.module, application.program, nulls=config.output.format is OutputFormat.JSON)
-    report = judge(partitions, published, letters, oracle, within, reach)
+    report = judge(partitions, published, letters, oracle, within, reach, output.aged)
     if report.passed(exact=config.numerics is Numerics.EXACT):
+        if report.hollow and not any(partition.letters for partition in partitions):
+            raise OperatorActionRequired(
+                f"nothing can be judged: {report.unjudged} streams have begun before the first record that {config.input.topic} "
+                f"still holds, and {report.predictions_gone} predictions may have left {config.output.topic} with age. Keep both "
+                "for longer, or let streams end now and then (a null value under their key)."
+            )
         return report
     return replace(report, examples=(*_doubts(config, partitions, reach), *report.examples))
 
@@ -123,11 +136,58 @@ def _decoded(
             yield batch, application.decoder.decode(batch.keys, batch.values, batch.timestamps)
 
 
-def _published(application: Application, reader: Reader, extent: Extent) -> Iterator[Prediction]:
-    for batch in _batches(application.config.output.topic, reader):
-        for key, value in zip(batch.keys, batch.values, strict=True):
-            if value is not None and extent.holds(key):
-                yield application.encoder.decode(value)
+def _begun(config: Config, reader: Reader, number: int) -> int | None:
+    """The offset that a task has begun with, where the snapshot topic tells. The note is among the topic's first records."""
+    with suppress(TransportUnavailable):
+        if number < (reader.partitions(config.snapshot_topic, _TIMEOUT) or 0):
+            partition = Partition(config.snapshot_topic, number)
+            for batch in reader.read(partition, *reader.watermarks(partition, _TIMEOUT), _TIMEOUT):
+                for key, value in zip(batch.keys, batch.values, strict=True):
+                    if begun := Begun.read(key or b"", value):
+                        return begun.first
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Predictions of the keys that are meant; and, of each partition of their topic that has lost its first records with age, the
+    lowest offset of each input partition that those left are about, of all keys (None) and of each."""
+
+    found: list[Prediction]
+    partitions: int
+    left: dict[int, dict[tuple[int, str | None], int]]
+    spread: int
+    """Predictions in a topic are this far from the order of their records, at most: as many as a poll may bring."""
+
+    def aged(self, partition: int, key: bytes, offset: int) -> bool:
+        """Whether what this record of an input partition led to may be gone."""
+        left = self.left.get(partition_of(key, self.partitions))
+        if left is None:
+            return False
+        first = left.get((partition, None))
+        return first is None or offset < min(left.get((partition, shown(key)), sys.maxsize), first + self.spread)
+
+
+def _published(application: Application, reader: Reader, extent: Extent) -> Output:
+    topic = application.config.output.topic
+    output = Output([], reader.partitions(topic, _TIMEOUT) or 0, {}, application.config.poll.max_records)
+    for number in range(output.partitions):
+        low, high = reader.watermarks(Partition(topic, number), _TIMEOUT)
+        left: dict[tuple[int, str | None], int] = {}
+        if low > 0:
+            output.left[number] = left
+        for batch in reader.read(Partition(topic, number), low, high, _TIMEOUT):
+            for key, value in zip(batch.keys, batch.values, strict=True):
+                if value is None or not (low > 0 or extent.holds(key)):
+                    continue
+                prediction = application.encoder.decode(value)
+                if low > 0:
+                    for of in (None, prediction.key):
+                        at = prediction.partition, of
+                        left[at] = min(prediction.offset, left.get(at, prediction.offset))
+                if extent.holds(key):
+                    output.found.append(prediction)
+    return output
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +230,3 @@ def on_trust(letters: Iterable[Letter]) -> dict[int, set[int]]:
         if letter.reason in ON_TRUST:
             found.setdefault(letter.partition, set()).add(letter.offset)
     return found
-
-
-def _batches(topic: str, reader: Reader) -> Iterator[RecordBatch]:
-    for number in range(reader.partitions(topic, _TIMEOUT) or 0):
-        partition = Partition(topic, number)
-        low, high = reader.watermarks(partition, _TIMEOUT)
-        yield from reader.read(partition, low, high, _TIMEOUT)

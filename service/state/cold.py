@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from service.state.disk import SnapshotDisk
-from service.state.snapshot import MAGIC
 from service.state.table import Slots, SlotTable
 
 _OVERHEAD = 300
@@ -92,9 +91,7 @@ class ColdStreams:
             elif key not in gone:
                 elsewhere.append(key)
         if elsewhere:
-            # The service's own records in the snapshot topic are on a complete disk too.
-            stored = self.disk.get(task, elsewhere)
-            found |= {key: Frozen(data, on_disk=True) for key, data in stored.items() if data.startswith(MAGIC)}
+            found |= {key: Frozen(data, on_disk=True) for key, data in self.disk.get(task, elsewhere).items()}
         return found
 
     def put(self, task: int, key: bytes, frozen: Frozen) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 
 from service.audit import AuditReport, read
-from service.codec.interface import Prediction
 from service.errors import OperatorActionRequired
 from service.extent import Extent
 from service.transport.interface import Partition, Source
@@ -139,8 +140,9 @@ class TestAuditsOfAPart:
     def test_a_prediction_that_is_missing_is_seen_within_its_part_and_only_there(
         self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def all_but_one(*arguments: object) -> list[Prediction]:
-            return [found for found in published(*arguments) if (found.key, found.index) != ("b", 5)]  # type: ignore[arg-type]
+        def all_but_one(*arguments: object) -> read.Output:
+            output = published(*arguments)  # type: ignore[arg-type]
+            return replace(output, found=[found for found in output.found if (found.key, found.index) != ("b", 5)])
 
         published = read._published
         monkeypatch.setattr(read, "_published", all_but_one)
