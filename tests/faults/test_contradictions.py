@@ -149,7 +149,7 @@ def test_another_program(scenes: Scenes, refused: Refuses, change: str) -> None:
         play.leave(worker)
         committed = [orjson.loads(found.metadata)["fingerprint"] for found in play.committed().values() if found]
         assert set(committed) == {other.fingerprint}
-        published = _published(play.application, play.transport.reader(), EVERYTHING)
+        published = _published(play.application, play.transport.reader(), EVERYTHING).found
         answered = [(prediction.partition, prediction.offset) for prediction in published]
         assert sorted(answered) == sorted(places(play)), "each record completes outputs, and each is answered once"
 
