@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import secrets
 
+import structlog
+
 from service.errors import TransportUnavailable
 from service.transport.interface import Isolation, Partition, Publisher, Reader, Transport
+
+log = structlog.get_logger("penstock.incarnation")
 
 SIGNED = b"PSNI\x01"
 """How the value of a signature begins; the rest names the process."""
@@ -36,9 +40,10 @@ class Incarnation:
             try:
                 publisher.flush(timeout / _TRIES)
                 return
-            except TransportUnavailable:  # it may have been written; then it is signed twice, and the last signature counts
+            except TransportUnavailable as error:  # it may have been written; then it is signed twice, and the last one counts
                 if not left:
                     raise
+                log.warning("signing_again", reason=str(error))
 
     def superseded(self, timeout: float) -> bool:
         """Whether a newer process of this instance has signed. Reads what the register's partition got since this was last asked.

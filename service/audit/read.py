@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from service.app import Application
@@ -19,6 +19,8 @@ from service.extent import EVERYTHING, Extent, shown
 from service.refused import dead_letter_of
 from service.transport.interface import Isolation, Membership, Partition, Reader, RecordBatch, Source, Transport
 from service.transport.partitioning import partition_of
+
+_LOG = logging.getLogger("penstock.audit")  # to standard error: the verdict alone goes to standard output
 
 _TIMEOUT = 30.0
 
@@ -138,13 +140,15 @@ def _decoded(
 
 def _begun(config: Config, reader: Reader, number: int) -> int | None:
     """The offset that a task has begun with, where the snapshot topic tells. The note is among the topic's first records."""
-    with suppress(TransportUnavailable):
+    try:
         if number < (reader.partitions(config.snapshot_topic, _TIMEOUT) or 0):
             partition = Partition(config.snapshot_topic, number)
             for batch in reader.read(partition, *reader.watermarks(partition, _TIMEOUT), _TIMEOUT):
                 for key, value in zip(batch.keys, batch.values, strict=True):
                     if begun := Begun.read(key or b"", value):
                         return begun.first
+    except TransportUnavailable as error:  # who may not read the topic judges from the log's beginning on
+        _LOG.warning("where the task of partition %d has begun is not known: %s", number, error)
     return None
 
 
